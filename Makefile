@@ -1,0 +1,18 @@
+PY := .venv/bin/python
+
+.PHONY: env lab course refresh test
+env: .venv/.ready          ## make .venv; nothing to do when it is up to date
+.venv/.ready: pyproject.toml constraints.txt
+	python3 -m venv .venv && $(PY) -m pip install -q -c constraints.txt -e ".[test]" && touch $@
+
+lab: env                   ## open the notebooks
+	$(PY) -m jupyterlab notebooks
+
+course: env                ## run copies of all notebooks; notebooks and HTML in build/
+	$(PY) -m ga_utils.course run
+
+refresh: env               ## rerun the notebooks in place: their committed outputs
+	$(PY) -m ga_utils.course refresh
+
+test: env                  ## unit tests, then every notebook with nbval
+	$(PY) -m pytest

@@ -1,0 +1,35 @@
+"""How language models retrieve from their context: find, watch and disable Gather and Aggregate heads.
+
+The paper: Bick, Xing, Gu, "Understanding the Skill Gap in Recurrent Language Models: The Role of the
+Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
+
+| symbol | in words | in the code |
+|---|---|---|
+| L16H22 | head 22 of layer 16, both counted from 0 | `Head(16, 22)` |
+| G&A | Gather-and-Aggregate: two heads in series that retrieve | `gather_score`, `aggregate_score` |
+| Gather head | condenses a segment of the context into the segment's last token | `gather_score` |
+| Aggregate head | lets the last token pick the right segment | `aggregate_score` |
+| segment | one option or pair: a line of the prompt that ends in a newline | `attention.segments` |
+| z | a head's output before the output projection, [batch, pos, n_heads * d_head] | input of `Mixer.out_proj` |
+| disable, ablate | replace z of one head by zeros, a mean, or another prompt's z | `ablate` |
+| minimal model | the first N layers, up to and including the Aggregate layer | `truncate` |
+| pattern, A | attention weights [n_heads, query, key] | `attention_map` |
+| KV retrieval, n_pairs | look one key of a random dictionary up | `tasks.kv_retrieval` |
+| 95 % interval | Wilson score interval of an accuracy | `Score.ci95` |
+"""
+
+from ga_utils import checks, plots, tasks
+from ga_utils.attention import aggregate_score, attention_map, gather_score, segments, sharpness
+from ga_utils.heads import Head, ablate, alive_heads, keep_only, skip_layers, truncate
+from ga_utils.items import Example
+from ga_utils.models import LM, Mixer, load_model, wrap
+from ga_utils.roles import Roles, find_roles
+from ga_utils.scoring import Score, evaluate
+from ga_utils.sweeps import HeadSweep, LayerSweep, sweep_heads, sweep_layers
+from ga_utils.widgets import attention_view
+
+__all__ = [
+    "LM", "Example", "Head", "HeadSweep", "LayerSweep", "Mixer", "Roles", "Score", "ablate", "aggregate_score", "alive_heads",
+    "attention_map", "attention_view", "checks", "evaluate", "find_roles", "gather_score", "keep_only", "load_model", "plots",
+    "segments", "sharpness", "skip_layers", "sweep_heads", "sweep_layers", "tasks", "truncate", "wrap",
+]  # fmt: skip

@@ -1,0 +1,155 @@
+"""Who looks where: attention maps, and scores for the two roles.
+
+A *segment* is one option of a question, or one pair of a dictionary: a line that ends in a newline. Two tokens
+*close* it, the newline and the token after it: both know that the segment is over, and a model may keep its
+summary at either (tiny-llama uses the token after the newline). A Gather head attends from a closing token into
+the segment. An Aggregate head attends from the last token of the prompt to a closing token of the right segment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ga_utils.heads import Head, check_heads, truncate
+from ga_utils.items import Example
+from ga_utils.models import LM
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Token positions of one option or pair: its first token, and the token that holds its final newline."""
+
+    start: int
+    end: int
+
+    @property
+    def closing(self) -> list[int]:
+        """The two tokens at which the whole segment is known: the newline and the token after it."""
+        return [self.end, self.end + 1]
+
+
+def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None = None) -> torch.Tensor:
+    """The attention matrix of a layer's heads on a prompt: [n_heads, query, key], float32, rows sum to 1.
+
+    Taken from Hugging Face's own eager attention, so it is what the model used, grouped queries included.
+
+    Args:
+        layer: counted from 0.
+        heads: which heads, in this order; all by default.
+    """
+    check_heads(lm, [Head(layer, head) for head in ([0] if heads is None else heads)])
+    with truncate(lm, layer + 1):
+        pattern = next(_patterns(lm, [prompt], [layer]))[layer]
+    return pattern if heads is None else pattern[list(heads)]
+
+
+def segments(lm: LM, example: Example) -> list[Segment]:
+    """Where each choice of an `mmlu` or `kv_retrieval` example stands in its prompt, in the order of the choices.
+
+    Raises:
+        ValueError: a choice has no line of its own (`B. ...` or `key: 17`) in the prompt.
+    """
+    encoded = lm.tokenizer(example.prompt, return_offsets_mapping=True)
+    starts = [start for start, _ in encoded.offset_mapping]
+    ends = [end for _, end in encoded.offset_mapping]
+    found = []
+    for choice in example.choices:
+        mark = re.escape(choice.strip())
+        line = re.search(rf"^(?:{mark}\. .*|\S+: {mark})\n", example.prompt, re.MULTILINE)
+        if not line:
+            raise ValueError(f"choice {choice!r} has no line of its own in the {example.task} prompt, so no segment")
+        start = max(i for i, s in enumerate(starts) if s <= line.start() < ends[i])
+        end = max(i for i, s in enumerate(starts) if s < line.end() <= ends[i])
+        found.append(Segment(start, end))
+    return found
+
+
+def gather_score(lm: LM, examples: list[Example], progress: bool = True) -> np.ndarray:
+    """[n_layers, n_heads]: attention from a segment's closing token into the segment, newline left out, 0 to 1.
+
+    Averaged over all segments of all examples, for the closing token that looks into the segment more.
+    """
+
+    def score(pattern: torch.Tensor, example: Example) -> torch.Tensor:
+        own = [pattern[:, s.closing, s.start : s.end].sum(-1) for s in segments(lm, example)]
+        return torch.stack(own).mean(0)  # [head, closing token]
+
+    return _mean_score(lm, examples, score, progress).max(-1)
+
+
+def aggregate_score(lm: LM, examples: list[Example], progress: bool = True) -> np.ndarray:
+    """[n_layers, n_heads]: attention from the prompt's last token to the right segment's closing tokens, 0 to 1."""
+
+    def score(pattern: torch.Tensor, example: Example) -> torch.Tensor:
+        return pattern[:, -1, segments(lm, example)[example.answer].closing]
+
+    return _mean_score(lm, examples, score, progress).sum(-1)
+
+
+def sharpness(A: torch.Tensor) -> torch.Tensor:
+    """How concentrated each row of attention is: 1 - entropy / log(keys seen), [n_heads, query].
+
+    1: all on one key. 0: spread evenly over all keys seen so far. Rows are |A| normalised to sum to 1, so
+    that implicit attention, which may be negative, can be compared; the first row, with a single key, is 1,
+    and so is a row of zeros.
+
+    Args:
+        A: [n_heads, query, key], causal and square.
+    """
+    if A.ndim != 3 or A.shape[1] != A.shape[2]:
+        raise ValueError(f"expected a map [n_heads, query, key] with as many queries as keys, got {tuple(A.shape)}")
+    p = A.abs().double()
+    p = p / p.sum(-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
+    entropy = -torch.special.xlogy(p, p).sum(-1)  # [n_heads, query]
+    keys = torch.arange(1, A.shape[1] + 1, device=A.device)
+    return (1 - entropy / keys.log().clamp_min(1e-9)).float()
+
+
+def _mean_score(lm: LM, examples: list[Example], score, progress: bool) -> np.ndarray:
+    """Mean over examples of `score`, [head, closing token] for a layer: [n_layers, n_heads, closing token]."""
+    if not examples:
+        raise ValueError("no examples to score: the list is empty")
+    total = np.zeros((lm.n_layers, lm.n_heads, 2))
+    prompts = tqdm([e.prompt for e in examples], desc="attention", disable=not progress, leave=False)
+    for example, patterns in zip(examples, _patterns(lm, prompts, range(lm.n_layers))):
+        for layer, pattern in patterns.items():
+            total[layer, : len(pattern)] += score(pattern, example).cpu().numpy()
+    return total / len(examples)
+
+
+@torch.no_grad()
+def _patterns(lm: LM, prompts: Iterable[str], layers: Iterable[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """For each prompt: {layer: [n_heads, query, key]} float32, with one forward pass of the model."""
+    caught: dict[int, torch.Tensor] = {}
+
+    def catch(layer):
+        return lambda module, args, output: caught.__setitem__(layer, output[1][0].float())
+
+    with _eager(lm):
+        handles = [lm.mixers[layer].module.register_forward_hook(catch(layer)) for layer in layers]
+        try:
+            for prompt in prompts:
+                ids = lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device)
+                lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+                yield dict(caught)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def _eager(lm: LM) -> Iterator[None]:
+    """Only eager attention computes its weights as a matrix; the fused forms never have them."""
+    before = lm.model.config._attn_implementation
+    lm.model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        lm.model.set_attn_implementation(before)

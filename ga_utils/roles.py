@@ -1,0 +1,67 @@
+"""`find_roles`: the search for Gather and Aggregate heads, as one function.
+
+Notebook 02 does this step by step. No head is named in advance: effect first, then attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ga_utils.attention import aggregate_score, gather_score
+from ga_utils.heads import Head
+from ga_utils.items import Example
+from ga_utils.models import LM
+from ga_utils.sweeps import HeadSweep, sweep_heads
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the search found, and what it looked at.
+
+    suspects: heads whose loss costs letters, and costs them clearly more than knowledge, worst first.
+    aggregate: the suspect that looks most from the last token to the right segment, or None.
+    gather: the suspects in earlier layers that look into the segments; they may share the work.
+    gather_score, aggregate_score: [n_layers, n_heads].
+    """
+
+    gather: list[Head]
+    aggregate: Head | None
+    suspects: list[Head]
+    letters: HeadSweep
+    knowledge: HeadSweep
+    gather_score: np.ndarray
+    aggregate_score: np.ndarray
+
+    def __repr__(self):
+        return f"Roles(gather={self.gather}, aggregate={self.aggregate}, suspects={self.suspects})"
+
+
+def find_roles(
+    lm: LM,
+    letters: list[Example],
+    knowledge: list[Example],
+    min_drop: float = 0.1,
+    max_share: float = 0.45,
+    min_gather: float = 0.35,
+    progress: bool = True,
+) -> Roles:
+    """Find the Aggregate head and the Gather heads before it, by what disabling costs and by where they look.
+
+    1. Suspects: disabling the head alone costs letters at least `min_drop` of accuracy, and knowledge at most
+       `max_share` of that. A head that hurts both alike is needed for everything, not for retrieval.
+    2. Aggregate: the suspect with the highest `aggregate_score`.
+    3. Gather: suspects in earlier layers with a `gather_score` of at least `min_gather`.
+    """
+    by_letters = sweep_heads(lm, letters, progress=progress)
+    costly = [h for h in by_letters.top(by_letters.drop.size) if by_letters.drop[h.layer, h.head] >= min_drop]
+    by_knowledge = sweep_heads(lm, knowledge, costly, progress=progress)
+    cost = {h: (by_letters.drop[h.layer, h.head], by_knowledge.drop[h.layer, h.head]) for h in costly}
+    suspects = [h for h in costly if cost[h][1] <= max_share * cost[h][0]]
+    gathering = gather_score(lm, letters, progress=progress)
+    aggregating = aggregate_score(lm, letters, progress=progress)
+    aggregate = max(suspects, key=lambda h: aggregating[h.layer, h.head], default=None)
+    earlier = [h for h in suspects if aggregate and h.layer < aggregate.layer]
+    gather = [h for h in earlier if gathering[h.layer, h.head] >= min_gather]
+    return Roles(gather, aggregate, suspects, by_letters, by_knowledge, gathering, aggregating)

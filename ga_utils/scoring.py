@@ -1,0 +1,156 @@
+"""`evaluate`: how often a model gives its right choice the highest log-probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ga_utils.items import Example
+from ga_utils.models import LM
+
+TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 32768}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy on a list of examples, with everything needed to look closer.
+
+    correct: [n] bool. logprobs: [n, n_choices] natural-log probabilities of each choice's text given the
+    prompt, summed over its tokens; NaN where an example has fewer choices than the widest.
+    answers: [n] index of the right choice.
+    """
+
+    correct: np.ndarray
+    logprobs: np.ndarray
+    answers: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return len(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of examples answered rightly, 0 to 1."""
+        return float(self.correct.mean())
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """95 % Wilson score interval of the accuracy."""
+        return wilson(int(self.correct.sum()), self.n)
+
+    @property
+    def right_logprob(self) -> float:
+        """Mean log-probability of the right choice *among the choices*: a finer ruler than accuracy."""
+        shifted = self.logprobs - np.nanmax(self.logprobs, axis=1, keepdims=True)
+        among = shifted - np.log(np.nansum(np.exp(shifted), axis=1, keepdims=True))
+        return float(among[np.arange(self.n), self.answers].mean())
+
+    def __repr__(self):
+        low, high = self.ci95
+        return f"{self.accuracy:.1%} [{low:.1%}, {high:.1%}] (n={self.n})"
+
+
+def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927); sensible at 0 % and 100 %, unlike the normal one."""
+    centre, width = hits + z * z / 2, z * np.sqrt(hits * (n - hits) / n + z * z / 4)
+    return float((centre - width) / (n + z * z)), float((centre + width) / (n + z * z))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One token sequence to run, and the log-probabilities to read off it.
+
+    reads: (choice, positions, tokens): at each position, the log-probability of that token coming next.
+    """
+
+    example: int
+    ids: list[int]
+    reads: list[tuple[int, list[int], list[int]]]
+
+
+@torch.no_grad()
+def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") -> Score:
+    """Score each choice by the log-probability of its text after the prompt; the highest one is the answer.
+
+    Works under `ablate` and the other context managers. The result does not depend on `batch_size` or on
+    the tokenizer's padding side: rows are padded on the right here, where a causal model cannot see it.
+
+    Raises:
+        ValueError: no examples; a choice that adds no token to its prompt; a prompt longer than the
+            model's context; a `batch_size` that is neither "auto" nor positive.
+    """
+    examples = list(examples)
+    if not examples:
+        raise ValueError("no examples to evaluate: the list is empty")
+    if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f'batch_size={batch_size!r}: expected "auto" or a positive integer')
+    rows = [row for i, example in enumerate(examples) for row in _rows(lm, i, example)]
+    rows.sort(key=lambda row: -len(row.ids))  # longest first: little padding, and memory runs out early if at all
+    logprobs = np.full((len(examples), max(len(e.choices) for e in examples)), np.nan)
+    bar = tqdm(total=len(rows), desc="evaluate", unit="row", delay=3, leave=False)
+    for batch in _batches(rows, batch_size, lm.device.type):
+        _score_batch(lm, batch, logprobs)
+        bar.update(len(batch))
+    bar.close()
+    answers = np.array([example.answer for example in examples])
+    return Score(np.nanargmax(logprobs, axis=1) == answers, logprobs, answers)
+
+
+def _rows(lm: LM, index: int, example: Example) -> list[_Row]:
+    """One row for the whole example if every choice is a single token, else one row for each choice."""
+    prompt = lm.tokenizer(example.prompt).input_ids
+    continuations = []
+    for choice in example.choices:
+        # Tokenizing the whole text and cutting the prompt off is how lm-evaluation-harness does it:
+        # a token that spans the boundary then counts as part of the choice.
+        added = lm.tokenizer(example.prompt + choice).input_ids[len(prompt) :]
+        if not added:
+            raise ValueError(
+                f"choice {choice!r} tokenizes to nothing after the prompt ending in {example.prompt[-20:]!r}"
+            )
+        continuations.append(added)
+    longest = len(prompt) + max(map(len, continuations)) - 1  # the last token is only predicted, never read
+    if longest > lm.max_length:
+        raise ValueError(f"example {index} needs {longest} tokens, but {lm.name} has a context of {lm.max_length}")
+    last = len(prompt) - 1
+    if all(len(added) == 1 for added in continuations):
+        return [_Row(index, prompt, [(c, [last], added) for c, added in enumerate(continuations)])]
+    return [
+        _Row(index, prompt + added[:-1], [(c, list(range(last, last + len(added))), added)])
+        for c, added in enumerate(continuations)
+    ]
+
+
+def _batches(rows: list[_Row], batch_size: int | str, device: str) -> Iterator[list[_Row]]:
+    start = 0
+    while start < len(rows):
+        size = (
+            batch_size if batch_size != "auto" else max(1, TOKENS_PER_BATCH.get(device, 8192) // len(rows[start].ids))
+        )
+        yield rows[start : start + size]
+        start += size
+
+
+def _score_batch(lm: LM, batch: list[_Row], logprobs: np.ndarray) -> None:
+    """Run one right-padded batch and write its choices' log-probabilities into `logprobs`."""
+    width = len(batch[0].ids)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(batch):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        mask[i, : len(row.ids)] = 1
+    # Logits are made only for the positions that some row reads: with a vocabulary of 128,000 they are the largest tensor.
+    keep = sorted({position for row in batch for _, positions, _ in row.reads for position in positions})
+    where = {position: k for k, position in enumerate(keep)}
+    logits = lm.model(
+        input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False,
+        logits_to_keep=torch.tensor(keep, device=lm.device),
+    ).logits  # [row, kept position, vocabulary]  # fmt: skip
+    logp = logits.float().log_softmax(-1).cpu()
+    for i, row in enumerate(batch):
+        for choice, positions, tokens in row.reads:
+            logprobs[row.example, choice] = logp[i, [where[p] for p in positions], tokens].sum().item()

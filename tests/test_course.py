@@ -1,0 +1,57 @@
+"""`make course` and `make refresh`: copies go to build/, outputs are clean, a failing cell stops the run."""
+
+import sys
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+from ga_utils import course
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title"),
+        nbformat.v4.new_code_cell(
+            "from tqdm.auto import tqdm\nimport sys\nfor _ in tqdm(range(2)): pass\nprint(6 * 7)"
+        ),
+        nbformat.v4.new_code_cell("print('noise', file=sys.stderr)"),
+    ]
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "00_x.ipynb")
+    monkeypatch.setattr(course, "ROOT", tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["course", *arguments])
+    course.main()
+
+
+def test_run_writes_notebook_and_page_and_leaves_the_source_alone(project, monkeypatch):
+    source = project / "notebooks" / "00_x.ipynb"
+    before = source.read_text()
+    run(monkeypatch, "run")
+    assert source.read_text() == before
+    assert {path.name for path in (project / "build").iterdir()} == {"00_x.ipynb", "00_x.html"}
+    assert "42" in (project / "build" / "00_x.html").read_text()
+
+
+def test_refresh_rewrites_outputs_without_bars_noise_or_widget_state(project, monkeypatch):
+    run(monkeypatch, "refresh")
+    notebook = nbformat.read(project / "notebooks" / "00_x.ipynb", as_version=4)
+    assert [output.text for cell in notebook.cells[1:] for output in cell.outputs] == ["42\n"]
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
+    assert "widgets" not in notebook.metadata and not (project / "build").exists()
+
+
+def test_a_failing_cell_stops_the_run_and_writes_nothing(project, monkeypatch):
+    path = project / "notebooks" / "00_x.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = "1 / 0"
+    nbformat.write(notebook, path)
+    before = path.read_text()
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        run(monkeypatch, "refresh")
+    assert path.read_text() == before

@@ -1,0 +1,86 @@
+"""Loading and wrapping; what ships is what data/README.md says it is."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import logits, random_llama
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+import ga_utils as ga
+from ga_utils.models import TINY
+from ga_utils.world import data_dir
+
+MODELS = data_dir() / "models"
+PROMPT = "The flag of Arvo is"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_shipped_models_load_with_transformers_alone(name):
+    model = AutoModelForCausalLM.from_pretrained(MODELS / name)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert {path.name for path in (MODELS / name).iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    lm = ga.load_model(name, device="cpu")
+    assert lm.name == name and lm.model.dtype == torch.float32 and not lm.model.training
+    ids = lm.tokenizer(PROMPT, return_tensors="pt").input_ids
+    assert torch.equal(model.eval()(ids).logits[0], logits(lm, PROMPT))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_checksums_in_the_readme(name):
+    digest = hashlib.sha256((MODELS / name / "model.safetensors").read_bytes()).hexdigest()
+    assert digest in (data_dir() / "README.md").read_text()
+
+
+def test_all_models_together_stay_under_40_mb():
+    assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) < 40e6
+
+
+def test_first_layers_equal_the_truncated_model(tiny):
+    short = ga.load_model("tiny-llama", device="cpu", n_layers=2)
+    with ga.truncate(tiny, 2):
+        assert torch.equal(logits(short, PROMPT), logits(tiny, PROMPT))
+    assert short.n_layers == 2 and short.model.config.num_hidden_layers == 2
+
+
+def test_a_local_folder_loads(tmp_path, lm):
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(logits(ga.load_model(str(tmp_path), device="cpu"), PROMPT), logits(lm, PROMPT))
+
+
+def test_mixers_describe_the_heads(tokenizer):
+    mixer = random_llama(tokenizer, kv_heads=2).mixers[1]
+    assert (mixer.layer, mixer.kind, mixer.n_heads, mixer.d_head) == (1, "attention", 6, 16)
+    assert mixer.columns(2) == slice(32, 48)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: ga.load_model("tiny-lama"), "unknown model 'tiny-lama': known are tiny-llama, tiny-llama-minimal"),
+        (lambda: ga.load_model("tiny-llama", n_layers=0), "has 5 layers"),
+        (lambda: ga.load_model("tiny-llama", n_layers=6), "has 5 layers"),
+        (
+            lambda: ga.wrap(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1)), None),
+            "GPT2LMHeadModel is not supported",
+        ),
+    ],
+)
+def test_nonsense_is_refused(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+def test_a_missing_tiny_model_names_the_command_that_builds_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("ga_utils.models.data_dir", lambda: Path(tmp_path))
+    with pytest.raises(ValueError, match="python -m ga_utils.train tiny-llama"):
+        ga.load_model("tiny-llama")
+
+
+def test_tasks_of_the_tiny_world_refuse_a_model_that_does_not_speak_it(tiny, monkeypatch):
+    monkeypatch.setattr(type(tiny.tokenizer), "get_vocab", lambda self: {"hello": 0})
+    with pytest.raises(ValueError, match="does not speak the tiny world"):
+        ga.tasks.mmlu(tiny)

@@ -1,0 +1,112 @@
+"""The notebooks' form: template, short cells, no head named in advance, solutions that pass, mistakes that are caught."""
+
+import ast
+import re
+from pathlib import Path
+from statistics import median
+
+import nbformat
+import pytest
+
+import ga_utils as ga
+from ga_utils.checks import ALL
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("*.ipynb"))}
+each = pytest.mark.parametrize("notebook", NOTEBOOKS.values(), ids=NOTEBOOKS)
+PAPERS_HEADS = {"L16H22", "L17H24"}
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook):
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+@each
+def test_follows_the_template(notebook):
+    text = prose(notebook)
+    for part in (
+        "After this notebook you can",
+        "You need to know",
+        "**Time**",
+        "**Hardware**",
+        "## Recap",
+        "## Self-quiz",
+        "## References",
+    ):
+        assert part in text, part
+    (parameters,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    assert parameters.source.startswith("MODEL = ")
+    assert text.count("<details><summary>Solution") >= 3
+    assert text.count("**What to see.**") >= 1 and "The paper" in text
+
+
+@each
+def test_cells_are_short_and_explained(notebook):
+    lengths = [len(cell.source.splitlines()) for cell in code(notebook)]
+    assert max(lengths) <= 25 and median(lengths) <= 6
+    assert len(notebook.cells) - len(lengths) >= 0.7 * len(lengths)
+
+
+@each
+def test_outputs_are_those_of_one_clean_run(notebook):
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert "widgets" not in notebook.metadata
+    text = nbformat.writes(notebook)
+    assert len(text) < 3_000_000 and "/work/" not in text and "/root/" not in text and "unpkg" not in text
+
+
+@each
+def test_no_head_is_named_in_advance(notebook):
+    """Code may name L1H0, an arbitrary head for a demonstration; the decisive ones must come out of a search."""
+    for cell in code(notebook):
+        assert set(re.findall(r"L\d+H\d+", cell.source)) <= {"L1H0"}
+    assert set(re.findall(r"L\d+H\d+", prose(notebook))) <= PAPERS_HEADS
+
+
+def exercises():
+    for name, notebook in NOTEBOOKS.items():
+        for i, cell in enumerate(notebook.cells):
+            if found := re.search(r"ga\.checks\.(\w+)\((\w+)\)", cell.source if cell.cell_type == "code" else ""):
+                yield pytest.param(found[1], cell.source, notebook.cells[i + 1].source, id=f"{name[:2]}-{found[1]}")
+
+
+@pytest.mark.parametrize("name, stub, folded", exercises())
+def test_solutions_pass_and_stubs_count_as_not_attempted(name, stub, folded, capsys):
+    assert "<summary>Hint" in folded
+    solution = re.search(r"<summary>Solution.*?```python\n(.*?)```", folded, re.DOTALL)[1]
+    signatures = []
+    for source, expected in ((solution, f"✓ {name}"), (stub.split("ga.checks")[0], f"· {name}: not attempted yet")):
+        space = {"ga": ga}
+        exec("import numpy as np, torch, random\n" + source, space)
+        assert ALL[name].verdict(space[name]).startswith(expected)
+        signatures.append(ast.unparse(ast.parse(source).body[-1].args))
+    assert signatures[0] == signatures[1]
+
+
+def test_every_check_is_used_by_a_notebook():
+    assert {exercise.values[0] for exercise in exercises()} == set(ALL)
+
+
+MISTAKES = [
+    pytest.param(c, h, f, id=f"{c.name}-{i}") for c in ALL.values() for i, (h, f) in enumerate(c.mistakes.items())
+]
+
+
+@pytest.mark.parametrize("check, hint, mistake", MISTAKES)
+def test_usual_mistakes_fail_with_their_own_hint(check, hint, mistake):
+    assert check.verdict(mistake) == f"✗ {check.name}: {hint}"
+
+
+@pytest.mark.parametrize("check", ALL.values(), ids=ALL)
+def test_checks_know_two_mistakes_and_survive_anything(check):
+    assert len(check.mistakes) >= 2
+    assert "raised" in check.verdict(lambda *args: 1 / 0)
+    assert check.verdict(lambda *args: "nonsense").startswith("✗")
+    assert check.verdict(check.reference).startswith("✓")

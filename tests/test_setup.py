@@ -1,0 +1,73 @@
+"""One place for versions; one command for CI; nothing in the docs that the tree does not have."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in requirements}
+
+
+def test_environment_yml_installs_the_package_and_repeats_no_pin():
+    text = (ROOT / "environment.yml").read_text()
+    pip_lines = re.findall(r"^\s+- (-e .*)$", text, re.MULTILINE)
+    assert pip_lines == ["-e .[test]"]
+    packages = names(PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []))
+    assert not [package for package in packages if re.search(rf"- {package}\b", text)]
+    assert "==" not in text
+
+
+def test_constraints_pin_every_direct_dependency_exactly_once():
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", pin) for pin in pins)
+    pinned = [re.split("==", pin)[0].lower().replace("_", "-") for pin in pins]
+    assert len(pinned) == len(set(pinned))
+    direct = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+    assert direct <= set(pinned)
+
+
+def test_extras_are_those_the_design_names():
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras) == {"test", "cuda", "eval", "cluster"}
+    assert names(extras["cuda"]) == {"mamba-ssm", "causal-conv1d"}
+    assert "mamba-ssm" not in names(PROJECT["dependencies"])
+
+
+def test_ci_runs_the_readmes_test_command():
+    readme = (ROOT / "README.md").read_text()
+    assert "make course" in readme and "make test" in readme
+    assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+def test_everything_the_readme_links_to_exists():
+    for document in ("README.md", "data/README.md"):
+        text = (ROOT / document).read_text()
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            if not target.startswith("http"):
+                assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
+
+
+def test_the_package_imports_one_way():
+    """Arrows only downwards: every module may import those before it in this list."""
+    order = (
+        "world items models heads tasks scoring sweeps attention roles plots widgets exercise checks "
+        "curriculum sparsify train measure course"
+    ).split()
+    for i, module in enumerate(order):
+        text = (ROOT / "ga_utils" / f"{module}.py").read_text()
+        top_level = re.findall(r"^from ga_utils(?:\.(\w+))? import ([\w, ]+)", text, re.MULTILINE)
+        imported = {a or b.strip() for a, names_ in top_level for b in ([""] if a else names_.split(","))}
+        assert imported <= set(order[:i]), f"{module} imports {imported - set(order[:i])}"
+    files = {path.stem for path in (ROOT / "ga_utils").glob("*.py")} - {"__init__"}
+    assert files == set(order)
+
+
+def test_ruff_is_content():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "ga_utils", "tests"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
