@@ -77,7 +77,7 @@ def exercises():
                 yield pytest.param(found[1], cell.source, notebook.cells[i + 1].source, id=f"{name[:2]}-{found[1]}")
 
 
-@pytest.mark.parametrize("name, stub, folded", exercises())
+@pytest.mark.parametrize("name, stub, folded", list(exercises()))
 def test_solutions_pass_and_stubs_count_as_not_attempted(name, stub, folded, capsys):
     assert "<summary>Hint" in folded
     solution = re.search(r"<summary>Solution.*?```python\n(.*?)```", folded, re.DOTALL)[1]
