@@ -48,7 +48,8 @@ def main() -> None:
             continue
         build.mkdir(exist_ok=True)
         nbformat.write(notebook, build / path.name)
-        page, _ = HTMLExporter().from_notebook_node(notebook)
+        # Without these two, a page asks CDNs for scripts that no notebook here uses.
+        page, _ = HTMLExporter(require_js_url="", mathjax_url="").from_notebook_node(notebook)
         (build / f"{path.stem}.html").write_text(page)
 
 

@@ -35,7 +35,8 @@ def test_run_writes_notebook_and_page_and_leaves_the_source_alone(project, monke
     run(monkeypatch, "run")
     assert source.read_text() == before
     assert {path.name for path in (project / "build").iterdir()} == {"00_x.ipynb", "00_x.html"}
-    assert "42" in (project / "build" / "00_x.html").read_text()
+    page = (project / "build" / "00_x.html").read_text()
+    assert "42" in page and 'src="http' not in page and 'href="http' not in page
 
 
 def test_refresh_rewrites_outputs_without_bars_noise_or_widget_state(project, monkeypatch):

@@ -69,5 +69,7 @@ def test_the_package_imports_one_way():
 
 
 def test_ruff_is_content():
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "ga_utils", "tests"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "ga_utils", "tests"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
