@@ -115,8 +115,11 @@ def test_training_text_is_the_tokenizers_and_marks_answers(tokenizer):
     assert tokenizer(text).input_ids == row.ids
     letters = [i for i, k in zip(row.ids, row.kinds) if k == KINDS.index("mmlu")]
     assert 10 < len(letters) < 200 and set(tokenizer.convert_ids_to_tokens(letters)) == set("ABCD")
-    answers = [i for i, w in zip(row.ids, row.weights) if w >= 1]
-    assert 0.1 < len(answers) / len(row.ids) < 0.5
+    asked = tokenizer.convert_tokens_to_ids("Answer:")
+    for at, kind in enumerate(row.kinds):
+        assert (row.weights[at] >= 1) == (kind >= 0)  # answers count fully, and nothing else does
+        if kind == KINDS.index("mmlu"):
+            assert row.ids[at - 1] == asked
 
 
 def test_a_row_depends_on_its_seed_and_step_alone(tokenizer):
