@@ -14,13 +14,17 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 | disable, ablate | replace z of one head by zeros, a mean, or another prompt's z | `ablate` |
 | minimal model | the first N layers, up to and including the Aggregate layer | `truncate` |
 | pattern, A | attention weights [n_heads, query, key] | `attention_map` |
+| implicit attention | an SSM as a matrix over positions; *hidden attention* in Ali et al. | `attention_map`, `ssm.Scan` |
+| SSD, L ∘ (C Bᵀ) | Mamba-2's scan: the decays L, elementwise times C Bᵀ | `ssm.Scan.matrix`, `llamba.ssd` |
+| d_state | numbers an SSM head remembers for each of its channels | `ssm.Scan.B`, last axis |
 | KV retrieval, n_pairs | look one key of a random dictionary up | `tasks.kv_retrieval` |
 | 95 % interval | Wilson score interval of an accuracy | `Score.ci95` |
 """
 
 from ga_utils import checks, plots, tasks
 from ga_utils.attention import aggregate_score, attention_map, gather_score, segments, sharpness
-from ga_utils.heads import Head, ablate, alive_heads, keep_only, skip_layers, truncate
+from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
+from ga_utils.hybrid import replace_head, replace_layer
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer, load_model, wrap
 from ga_utils.roles import Roles, find_roles
@@ -29,7 +33,8 @@ from ga_utils.sweeps import HeadSweep, LayerSweep, sweep_heads, sweep_layers
 from ga_utils.widgets import attention_view
 
 __all__ = [
-    "LM", "Example", "Head", "HeadSweep", "LayerSweep", "Mixer", "Roles", "Score", "ablate", "aggregate_score", "alive_heads",
-    "attention_map", "attention_view", "checks", "evaluate", "find_roles", "gather_score", "keep_only", "load_model", "plots",
-    "segments", "sharpness", "skip_layers", "sweep_heads", "sweep_layers", "tasks", "truncate", "wrap",
+    "Example", "Head", "HeadSweep", "LM", "LayerSweep", "Mixer", "Roles", "Score", "ablate", "aggregate_score",
+    "alive_heads", "attention_map", "attention_view", "checks", "evaluate", "find_roles", "gather_score", "keep_only",
+    "load_model", "mask_last_row", "plots", "replace_head", "replace_layer", "segments", "sharpness", "skip_layers",
+    "sweep_heads", "sweep_layers", "tasks", "truncate", "wrap",
 ]  # fmt: skip

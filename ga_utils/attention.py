@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from ga_utils.heads import Head, check_heads, truncate
 from ga_utils.items import Example
-from ga_utils.models import LM
+from ga_utils.models import LM, Mixer
+from ga_utils.ssm import scan_of
+
+LARGEST = 4e9  # bytes of maps made without naming heads
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,32 @@ class Segment:
 
 
 def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None = None) -> torch.Tensor:
-    """The attention matrix of a layer's heads on a prompt: [n_heads, query, key], float32, rows sum to 1.
+    """The matrix by which a layer's heads mix positions on a prompt: [n_heads, query, key], float32, causal.
 
-    Taken from Hugging Face's own eager attention, so it is what the model used, grouped queries included.
+    Softmax attention: the weights of Hugging Face's own eager attention, grouped queries included; rows sum to 1.
+    An SSM: its implicit attention M (`ga_utils.ssm`), without the skip connection D; rows may be negative and sum to
+    anything, and the values it mixes have been through the short convolution.
 
     Args:
         layer: counted from 0.
-        heads: which heads, in this order; all by default.
+        heads: which heads, in this order; all by default. Nothing is made for the others.
+
+    Raises:
+        ValueError: a layer or head that the model lacks; or all heads asked for where that would need more than
+            4 GB, as for the thousands of channels of a Mamba-1 layer.
     """
-    check_heads(lm, [Head(layer, head) for head in ([0] if heads is None else heads)])
+    if heads is None:
+        check_heads(lm, [Head(layer, 0)])
+        heads = [h for mixer in lm.mixers if mixer.layer == layer for h in mixer.heads]
+        size = 4 * len(heads) * len(lm.tokenizer(prompt).input_ids) ** 2
+        if size > LARGEST:
+            raise ValueError(
+                f"maps of all {len(heads)} heads of layer {layer} would take {size / 1e9:.0f} GB: name some, heads=[0, 1]"
+            )
+    heads = list(heads)
+    check_heads(lm, [Head(layer, head) for head in heads])
     with truncate(lm, layer + 1):
-        pattern = next(_patterns(lm, [prompt], [layer]))[layer]
-    return pattern if heads is None else pattern[list(heads)]
+        return next(_patterns(lm, [prompt], {layer: heads}))[layer]
 
 
 def segments(lm: LM, example: Example) -> list[Segment]:
@@ -93,20 +111,23 @@ def aggregate_score(lm: LM, examples: list[Example], progress: bool = True) -> n
     return _mean_score(lm, examples, score, progress).sum(-1)
 
 
+def shares(A: torch.Tensor) -> torch.Tensor:
+    """|A| with every row divided by its sum, [n_heads, query, key], so that implicit attention can be compared."""
+    return A.abs() / A.abs().sum(-1, keepdim=True).clamp_min(torch.finfo(A.dtype).tiny)
+
+
 def sharpness(A: torch.Tensor) -> torch.Tensor:
     """How concentrated each row of attention is: 1 - entropy / log(keys seen), [n_heads, query].
 
-    1: all on one key. 0: spread evenly over all keys seen so far. Rows are |A| normalised to sum to 1, so
-    that implicit attention, which may be negative, can be compared; the first row, with a single key, is 1,
-    and so is a row of zeros.
+    1: all on one key. 0: spread evenly over all keys seen so far. Rows are taken as `shares`; the first row, with a
+    single key, is 1, and so is a row of zeros.
 
     Args:
         A: [n_heads, query, key], causal and square.
     """
     if A.ndim != 3 or A.shape[1] != A.shape[2]:
         raise ValueError(f"expected a map [n_heads, query, key] with as many queries as keys, got {tuple(A.shape)}")
-    p = A.abs().double()
-    p = p / p.sum(-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
+    p = shares(A.double())
     entropy = -torch.special.xlogy(p, p).sum(-1)  # [n_heads, query]
     keys = torch.arange(1, A.shape[1] + 1, device=A.device)
     return (1 - entropy / keys.log().clamp_min(1e-9)).float()
@@ -117,36 +138,61 @@ def _mean_score(lm: LM, examples: list[Example], score, progress: bool) -> np.nd
     if not examples:
         raise ValueError("no examples to score: the list is empty")
     total = np.zeros((lm.n_layers, lm.n_heads, 2))
+    layers: dict[int, list[int]] = {}
+    for mixer in lm.mixers:
+        layers.setdefault(mixer.layer, []).extend(mixer.heads)
     prompts = tqdm([e.prompt for e in examples], desc="attention", disable=not progress, leave=False)
-    for example, patterns in zip(examples, _patterns(lm, prompts, range(lm.n_layers))):
+    for example, patterns in zip(examples, _patterns(lm, prompts, layers)):
         for layer, pattern in patterns.items():
-            total[layer, : len(pattern)] += score(pattern, example).cpu().numpy()
+            total[layer, : len(pattern)] += score(shares(pattern), example).cpu().numpy()
     return total / len(examples)
 
 
 @torch.no_grad()
-def _patterns(lm: LM, prompts: Iterable[str], layers: Iterable[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """For each prompt: {layer: [n_heads, query, key]} float32, with one forward pass of the model."""
-    caught: dict[int, torch.Tensor] = {}
+def _patterns(lm: LM, prompts: Iterable[str], layers: dict[int, list[int]]) -> Iterator[dict[int, torch.Tensor]]:
+    """For each prompt: {layer: [its heads that were asked for, query, key]} float32, with one forward pass."""
+    latest: dict[nn.Module, torch.Tensor] = {}  # a mixer's attention weights, or an SSM's input
+    caught: dict[int, dict[int, torch.Tensor]] = {}  # layer -> head -> map
 
-    def catch(layer):
-        return lambda module, args, output: caught.__setitem__(layer, output[1][0].float())
+    def keep_weights(module, args, output):
+        latest[module] = output[1][0]
 
-    with _eager(lm):
-        handles = [lm.mixers[layer].module.register_forward_hook(catch(layer)) for layer in layers]
-        try:
-            for prompt in prompts:
-                ids = lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device)
-                lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
-                yield dict(caught)
-        finally:
-            for handle in handles:
-                handle.remove()
+    def keep_input(module, args, kwargs):
+        latest[module] = (args[0] if args else kwargs["hidden_states"])[0]
+
+    def read(mixer: Mixer, wanted: list[int]):
+        # When its layer is done: a module that Zamba2 shares between depths has then run last at this one.
+        def hook(module, args, output):
+            rows = [head - mixer.first for head in wanted]
+            seen = latest[mixer.module]
+            maps = seen[rows] if mixer.kind == "attention" else scan_of(mixer.module, seen).matrix(rows)
+            caught.setdefault(mixer.layer, {}).update(zip(wanted, maps.float()))
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(_eager(lm))
+        for mixer in lm.mixers:
+            wanted = [head for head in layers.get(mixer.layer, []) if head in mixer.heads]
+            if not wanted:
+                continue
+            if mixer.kind == "attention":
+                stack.callback(mixer.module.register_forward_hook(keep_weights).remove)
+            else:
+                stack.callback(mixer.module.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
+            stack.callback(mixer.block.register_forward_hook(read(mixer, wanted)).remove)
+        for prompt in prompts:
+            ids = lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device)
+            lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            yield {layer: torch.stack([caught[layer][head] for head in heads]) for layer, heads in layers.items()}
 
 
 @contextmanager
 def _eager(lm: LM) -> Iterator[None]:
     """Only eager attention computes its weights as a matrix; the fused forms never have them."""
+    if all(mixer.kind != "attention" for mixer in lm.mixers):
+        yield
+        return
     before = lm.model.config._attn_implementation
     lm.model.set_attn_implementation("eager")
     try:

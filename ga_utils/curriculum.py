@@ -18,7 +18,8 @@ from ga_utils import items, world
 
 BACKGROUND = 0.05  # loss weight of a token that is not part of an answer
 SINGLE = 4.0  # and of an item's only answer token, where 35 tokens of text stand around it
-SINGLES = ("mmlu", "mmlu_mixed", "mmlu_first", "mmlu_more", "mmlu_more_mixed", "gsm8k", "gsm8k_easy", "bbh", "bbh_easy")
+SINGLES = ("mmlu", "mmlu_mixed", "mmlu_first", "mmlu_more", "mmlu_more_mixed", "gsm8k", "gsm8k_easy", "bbh", "bbh_easy",
+           "bbh_partner")  # fmt: skip
 KINDS = ("repeat", "fact", "content", "kv", "kv_short", "which", "dialogue", "dialogue_easy", *SINGLES)
 
 
@@ -100,6 +101,7 @@ def _parts(rng: random.Random, kind: str, stage: Stage) -> list[tuple[str, bool]
         "gsm8k_easy": lambda rng: items.gsm8k(rng).ask(rng, "gsm8k", easy=True),
         "bbh": lambda rng: items.bbh(rng, rng.randint(1, stage.max_swaps)).ask(rng, "bbh"),
         "bbh_easy": lambda rng: items.bbh(rng, 0).ask(rng, "bbh"),
+        "bbh_partner": lambda rng: items.bbh(rng).ask(rng, "bbh", easy=True),
     }
     example = make[kind](rng)
     return [(example.prompt, False), (example.choices[example.answer], True), ("\n", False)]

@@ -45,18 +45,19 @@ def check_heads(lm: LM, heads: Iterable[Head | str]) -> list[Head]:
     if isinstance(heads, str | Head):
         raise ValueError(f"expected a list of heads, got the single {heads!r}: write [{str(heads)!r}]")
     heads = [Head.parse(head) if isinstance(head, str) else head for head in heads]
-    mixers = lm.mixers
+    known = {layer: 0 for layer in range(lm.n_layers)} | {m.layer: m.heads.stop for m in lm.mixers}
     for head in heads:
-        if not 0 <= head.layer < len(mixers):
-            raise ValueError(f"{head}: this model has layers 0–{len(mixers) - 1}")
-        if not 0 <= head.head < mixers[head.layer].n_heads:
-            raise ValueError(f"{head}: layer {head.layer} has heads 0–{mixers[head.layer].n_heads - 1}")
+        if head.layer not in known:
+            raise ValueError(f"{head}: this model has layers 0–{lm.n_layers - 1}")
+        if not 0 <= head.head < known[head.layer]:
+            has = f"heads 0–{known[head.layer] - 1}" if known[head.layer] else "no heads, only an MLP"
+            raise ValueError(f"{head}: layer {head.layer} has {has}")
     return heads
 
 
 def alive_heads(lm: LM) -> list[Head]:
     """All heads that do something; in a pruned model the others have zero output-projection columns."""
-    return [Head(m.layer, h) for m in lm.mixers for h in range(m.n_heads) if m.is_alive(h)]
+    return [Head(m.layer, h) for m in lm.mixers for h in m.heads if m.is_alive(h)]
 
 
 @contextmanager
@@ -74,21 +75,19 @@ def ablate(
     Raises:
         ValueError: a head the model lacks, an unknown mode, or no reference where one is needed.
     """
-    heads = check_heads(lm, heads)
+    heads = set(check_heads(lm, heads))
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
     if mode != "zero" and not reference:
         raise ValueError(f"mode={mode!r} needs reference=examples: the prompts whose activations replace the head's")
-    mixers = {head.layer: lm.mixers[head.layer] for head in heads}
-    outputs = _record(lm, mixers.values(), reference) if mode != "zero" else {}
+    chosen = [(mixer, off) for mixer in lm.mixers if (off := [h for h in mixer.heads if Head(mixer.layer, h) in heads])]
+    outputs = _record(lm, [mixer for mixer, _ in chosen], reference) if mode != "zero" else [None] * len(chosen)
     with ExitStack() as hooks:
-        for layer, mixer in mixers.items():
+        for (mixer, off), recorded in zip(chosen, outputs):
             columns = torch.zeros(mixer.n_heads, dtype=torch.bool, device=lm.device)
-            columns[[head.head for head in heads if head.layer == layer]] = True
+            columns[[head - mixer.first for head in off]] = True
             columns = columns.repeat_interleave(mixer.d_head)
-            instead = _replacement(mode, outputs.get(layer))
-            handle = mixer.out_proj.register_forward_pre_hook(_replacing(columns, instead))
-            hooks.callback(handle.remove)
+            hooks.enter_context(mixer.on_z(_replacing(columns, _replacement(mode, recorded))))
         yield lm
 
 
@@ -104,7 +103,7 @@ def keep_only(
     if not kept:
         raise ValueError("keep_only needs at least one head: with none named, no layer would change")
     named = {head.layer for head in kept}
-    others = [Head(m.layer, h) for m in lm.mixers if m.layer in named for h in range(m.n_heads)]
+    others = [Head(m.layer, h) for m in lm.mixers if m.layer in named for h in m.heads]
     with ablate(lm, [head for head in others if head not in kept], mode, reference):
         yield lm
 
@@ -140,14 +139,45 @@ def truncate(lm: LM, n_layers: int) -> Iterator[LM]:
         decoder.layers = whole
 
 
+@contextmanager
+def mask_last_row(lm: LM, kind: str = "attention") -> Iterator[LM]:
+    """All mixers of one kind give nothing to the last position; everywhere else they work as ever.
+
+    The last row of the attention matrix is what aggregates: with it masked, earlier positions may still gather,
+    but the answer's position can no longer fetch anything through these mixers (the paper's test on Zamba2-7B).
+    Right-padded rows end where their attention mask ends.
+
+    Args:
+        kind: "attention", or "mamba1" / "mamba2" for the contrast.
+
+    Raises:
+        ValueError: the model has no mixer of that kind; the message says which it has.
+    """
+    mixers = [mixer for mixer in lm.mixers if mixer.kind == kind]
+    if not mixers:
+        kinds = sorted({mixer.kind for mixer in lm.mixers})
+        raise ValueError(f"{lm.name} has no {kind!r} mixers to mask: it has {', '.join(kinds)}")
+    last: list[torch.Tensor | int] = [-1]
+
+    def find_last(module, args, kwargs):
+        mask = kwargs.get("attention_mask")
+        last[0] = -1 if mask is None else (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+
+    def silence(z):
+        z = z.clone()
+        z[torch.arange(len(z), device=z.device), last[0]] = 0
+        return z
+
+    with ExitStack() as hooks:
+        hooks.callback(lm.model.register_forward_pre_hook(find_last, with_kwargs=True).remove)
+        for mixer in mixers:
+            hooks.enter_context(mixer.on_z(silence))
+        yield lm
+
+
 def _replacing(columns: torch.Tensor, instead):
-    """A pre-hook on out_proj that swaps the given columns of z [batch, pos, n_heads * d_head]."""
-
-    def hook(module, args):
-        (z,) = args
-        return (torch.where(columns, instead(z), z),)
-
-    return hook
+    """z [batch, pos, n_heads * d_head] with the given columns swapped."""
+    return lambda z: torch.where(columns, instead(z), z)
 
 
 def _replacement(mode: str, recorded: list[torch.Tensor] | None):
@@ -167,14 +197,12 @@ def _replacement(mode: str, recorded: list[torch.Tensor] | None):
 
 
 @torch.no_grad()
-def _record(lm: LM, mixers: Iterable[Mixer], examples: list[Example]) -> dict[int, list[torch.Tensor]]:
-    """Each mixer's z on each reference prompt: {layer: one [pos, n_heads * d_head] per example}."""
-    seen: dict[int, list[torch.Tensor]] = {}
+def _record(lm: LM, mixers: list[Mixer], examples: list[Example]) -> list[list[torch.Tensor]]:
+    """For each mixer its z on each reference prompt: one [pos, n_heads * d_head] per example."""
+    seen: list[list[torch.Tensor]] = [[] for _ in mixers]
     with ExitStack() as hooks:
-        for mixer in mixers:
-            kept = seen[mixer.layer] = []
-            handle = mixer.out_proj.register_forward_pre_hook(lambda module, args, kept=kept: kept.append(args[0][0]))
-            hooks.callback(handle.remove)
+        for mixer, kept in zip(mixers, seen):
+            hooks.enter_context(mixer.on_z(lambda z, kept=kept: kept.append(z[0])))
         for example in examples:
             ids = lm.tokenizer(example.prompt, return_tensors="pt").input_ids.to(lm.device)
             lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)

@@ -171,14 +171,18 @@ def bbh(rng: random.Random, n_swaps: int = 1) -> Story:
     Answer:                     <- asked for: " lens", against " box" and " dish"
     """
     people, things = rng.sample(PEOPLE, 3), rng.sample(NOUNS, 3)
-    held = dict(zip(people, things))
+    held, swapped = dict(zip(people, things)), []
     text = " ".join(f"{person} has the {thing}." for person, thing in held.items())
     for _ in range(n_swaps):
         a, b = rng.sample(people, 2)
         held[a], held[b] = held[b], held[a]
+        swapped = [(a, b), (b, a)]  # of the last swap
         text += f"\n{a} and {b} swap."
     choices = tuple(f" {thing}" for thing in things)
-    return Story(text, [(f"what does {person} have", choices, things.index(held[person])) for person in people])
+    questions = [(f"what does {person} have", choices, things.index(held[person])) for person in people]
+    names = tuple(f" {person}" for person in people)
+    partners = [(f"who did {x} swap with", names, people.index(y)) for x, y in swapped]
+    return Story(text, questions, partners)
 
 
 def dialogue(rng: random.Random, lookalike: bool = True) -> Story:

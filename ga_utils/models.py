@@ -2,41 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ga_utils import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.world import data_dir
 
 TINY = ("tiny-llama", "tiny-llama-minimal")
+# Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
+MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
+UNLIMITED = 1 << 20  # what stands in for a context length where a model has none
 
 
 @dataclass(frozen=True)
 class Mixer:
-    """The sequence-mixing part of one layer, seen through its heads.
+    """A sequence-mixing module of one layer, seen through its heads.
 
-    The output of a mixer is `out_proj(z)` with z [batch, pos, n_heads * d_head]; head h owns columns
-    h*d_head to (h+1)*d_head of z. That is the last place where heads are separate: after `out_proj`
-    they are summed, so slices of a mixer's *output* are not heads.
+    The output of a mixer is `out_proj(z)` with z [batch, pos, n_heads * d_head]. That is the last place where
+    heads are separate: after `out_proj` they are summed, so slices of a mixer's *output* are not heads.
+    A Mamba-1 head is one channel (d_head 1). In a hybrid layer with attention and an SSM, the SSM's heads are
+    counted on after those of attention: `first` is the number of this mixer's first head.
     """
 
     layer: int
-    kind: str  # "attention"
+    kind: str  # "attention" | "mamba1" | "mamba2"
     n_heads: int
     d_head: int
     out_proj: nn.Linear
     module: nn.Module
+    block: nn.Module  # the decoder layer that it belongs to
+    first: int = 0
+
+    @property
+    def heads(self) -> range:
+        """The numbers of its heads among all heads of the layer."""
+        return range(self.first, self.first + self.n_heads)
 
     def columns(self, head: int) -> slice:
         """The columns of z, and of `out_proj.weight`, that belong to one head."""
-        return slice(head * self.d_head, (head + 1) * self.d_head)
+        return slice((head - self.first) * self.d_head, (head - self.first + 1) * self.d_head)
 
     def is_alive(self, head: int) -> bool:
         """False for a head that was pruned: its columns of `out_proj` are all zero."""
         return bool(self.out_proj.weight[:, self.columns(head)].any())
+
+    @contextmanager
+    def on_z(self, edit: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
+        """Call `edit(z)` whenever this layer's heads have run; what it returns, if anything, replaces z.
+
+        Only within this layer: Zamba2 may run one attention block at several depths.
+
+        Raises:
+            RuntimeError: inside, when the mixer runs without its `out_proj`: a fused kernel has swallowed it.
+        """
+        state = {"inside": False, "seen": False}
+
+        def enter(module, args):
+            state.update(inside=True, seen=False)
+
+        def look(module, args):
+            if state["inside"]:
+                state["seen"] = True
+                new = edit(args[0])
+                return None if new is None else (new, *args[1:])
+
+        def leave(module, args, output):
+            inside, state["inside"] = state["inside"], False
+            if inside and output is not None and not state["seen"]:
+                raise RuntimeError(
+                    f"layer {self.layer}: {type(self.module).__name__} ran without calling its output projection, so its "
+                    "heads can't be reached: a fused kernel did both; put the model in eval mode or turn the kernel off"
+                )
+
+        handles = [
+            self.block.register_forward_pre_hook(enter),
+            self.out_proj.register_forward_pre_hook(look),
+            self.block.register_forward_hook(leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @dataclass(eq=False)
@@ -50,7 +104,7 @@ class LM:
     @property
     def decoder(self) -> nn.Module:
         """The module that owns the list `layers`: everything but the output head."""
-        return self.model.model
+        return self.model.base_model
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -62,12 +116,13 @@ class LM:
 
     @property
     def mixers(self) -> list[Mixer]:
-        return [_mixer(layer, i) for i, layer in enumerate(self.layers)]
+        """All mixers, in order; a layer may have none (an MLP layer), one, or two (attention and an SSM)."""
+        return [mixer for i, layer in enumerate(self.layers) for mixer in _mixers(layer, i)]
 
     @property
     def n_heads(self) -> int:
         """The largest number of heads in a layer: the width of a [n_layers, n_heads] table."""
-        return max(mixer.n_heads for mixer in self.mixers)
+        return max(mixer.heads.stop for mixer in self.mixers)
 
     @property
     def device(self) -> torch.device:
@@ -76,16 +131,16 @@ class LM:
     @property
     def max_length(self) -> int:
         """The longest text, in tokens, that the model's positions reach."""
-        return self.model.config.max_position_embeddings
+        return getattr(self.model.config, "max_position_embeddings", None) or UNLIMITED
 
     def __repr__(self):
-        heads = sorted({mixer.n_heads for mixer in self.mixers})
-        shape = f"{self.n_layers} layers of {'/'.join(map(str, heads))} heads"
+        heads = sorted({(mixer.n_heads, mixer.kind) for mixer in self.mixers})
+        shape = f"{self.n_layers} layers of {' / '.join(f'{n} {kind}' for n, kind in heads)} heads"
         return f"LM({self.name}: {type(self.model).__name__}, {shape}, {self.device}, {self.model.dtype})"
 
 
 def load_model(name: str, device: str = "auto", dtype: str | torch.dtype = "auto", n_layers: int | None = None) -> LM:
-    """Load a model of the course by name, or any Llama-type checkpoint from a local folder.
+    """Load a model of the course by name, or any checkpoint of a supported family from a local folder.
 
     Args:
         name: one of `TINY`, or a folder that holds `config.json`, safetensors weights and a tokenizer.
@@ -118,25 +173,45 @@ def load_model(name: str, device: str = "auto", dtype: str | torch.dtype = "auto
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
-    """Wrap a Llama-type Hugging Face model: a decoder whose layers have `self_attn.o_proj`.
+    """Wrap a Hugging Face model whose layers mix positions by softmax attention, Mamba-1 or Mamba-2.
 
-    The model is put in eval mode and otherwise left as it is.
+    Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba, Jamba,
+    FalconH1, NemotronH and GraniteMoeHybrid. The model is put in eval mode and otherwise left as it is.
 
     Raises:
         ValueError: the model is not built like that; the message names what was looked for.
     """
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if not layers or not all(hasattr(getattr(layer, "self_attn", None), "o_proj") for layer in layers):
+    layers = getattr(model.base_model, "layers", None)
+    if not layers or not any(_mixers(layer, i) for i, layer in enumerate(layers)):
         raise ValueError(
-            f"{type(model).__name__} is not supported: expected model.layers[i].self_attn.o_proj in every layer"
+            f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold softmax attention with "
+            f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}"
         )
     return LM(model.eval(), tokenizer, name or model.config.name_or_path or type(model).__name__)
 
 
-def _mixer(layer: nn.Module, index: int) -> Mixer:
-    attention = layer.self_attn
-    n_heads = attention.o_proj.in_features // attention.head_dim
-    return Mixer(index, "attention", n_heads, attention.head_dim, attention.o_proj, attention)
+def _mixers(layer: nn.Module, index: int) -> list[Mixer]:
+    found: list[Mixer] = []
+    for path in MIXERS:
+        module = reduce(lambda owner, part: getattr(owner, part, None), path.split("."), layer)
+        shape = _shape(module)
+        if shape:
+            first = found[-1].heads.stop if found else 0
+            found.append(Mixer(index, *shape, module, layer, first))
+    return found
+
+
+def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
+    """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
+    if hasattr(module, "o_proj"):
+        n_heads = module.o_proj.in_features // module.head_dim
+        return "attention", n_heads, module.head_dim, module.o_proj
+    if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
+        return "mamba1", module.out_proj.in_features, 1, module.out_proj
+    if hasattr(module, "conv1d"):
+        n_heads = module.D.numel()
+        return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
+    return None
 
 
 def _half(device: str) -> torch.dtype:

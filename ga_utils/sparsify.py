@@ -79,7 +79,7 @@ def prune(lm: LM, head: Head) -> None:
 
     Training cannot bring it back: with both sides at zero, neither gets a gradient.
     """
-    mixer = lm.mixers[head.layer]
+    (mixer,) = [m for m in lm.mixers if m.layer == head.layer]
     columns = mixer.columns(head.head)
     mixer.out_proj.weight[:, columns] = 0
     for projection in (mixer.module.q_proj, mixer.module.k_proj, mixer.module.v_proj):

@@ -35,29 +35,25 @@ ROUNDS, ROUND_STEPS = 3, 150  # of tiny-llama-minimal
 
 # Shares of tokens. Order matters (data/README.md): each stage makes a circuit that the next one builds on.
 LOOKUP = {"repeat": 0.15, "kv_short": 0.35, "kv": 0.30, "fact": 0.20}
-STORIES = {"fact": 0.10, "kv_short": 0.04, "kv": 0.13, "which": 0.25, "gsm8k_easy": 0.14, "bbh_easy": 0.14,
-           "dialogue_easy": 0.10, "dialogue": 0.10}  # fmt: skip
+STORIES = {"fact": 0.10, "kv_short": 0.04, "kv": 0.13, "which": 0.25, "gsm8k_easy": 0.14, "bbh_easy": 0.10,
+           "bbh_partner": 0.04, "dialogue_easy": 0.10, "dialogue": 0.10}  # fmt: skip
 LETTERS = {"fact": 0.06, "content": 0.04, "kv": 0.08, "which": 0.08, "mmlu_more": 0.16, "mmlu": 0.14, "mmlu_first": 0.18,
-           "gsm8k": 0.08, "gsm8k_easy": 0.02, "bbh": 0.08, "bbh_easy": 0.02, "dialogue": 0.06}  # fmt: skip
-STEPS = {"fact": 0.07, "content": 0.04, "mmlu": 0.16, "mmlu_more": 0.04, "kv": 0.06, "gsm8k": 0.13, "bbh": 0.36,
-         "dialogue": 0.14}  # fmt: skip
-EVERYTHING = {"repeat": 0.02, "fact": 0.10, "content": 0.07, "mmlu": 0.27, "mmlu_more": 0.03, "which": 0.02,
-              "kv_short": 0.02, "kv": 0.14, "gsm8k": 0.08, "bbh": 0.16, "dialogue": 0.09}  # fmt: skip
-SUMS = {"fact": 0.06, "content": 0.04, "mmlu": 0.08, "mmlu_mixed": 0.08, "kv": 0.06, "gsm8k": 0.33, "bbh": 0.32,
-        "dialogue": 0.03}  # fmt: skip
+           "gsm8k": 0.06, "gsm8k_easy": 0.02, "bbh": 0.05, "bbh_easy": 0.02, "bbh_partner": 0.05,
+           "dialogue": 0.06}  # fmt: skip
+SWAPS = {"fact": 0.07, "content": 0.04, "mmlu": 0.13, "mmlu_more": 0.03, "kv": 0.06, "gsm8k": 0.05, "gsm8k_easy": 0.02,
+         "bbh": 0.26, "bbh_easy": 0.05, "bbh_partner": 0.22, "dialogue": 0.07}  # fmt: skip
+SUMS = {"fact": 0.06, "content": 0.04, "mmlu": 0.10, "mmlu_mixed": 0.08, "kv": 0.07, "gsm8k": 0.33, "bbh": 0.21,
+        "bbh_partner": 0.06, "dialogue": 0.05}  # fmt: skip
 LAST = {"repeat": 0.02, "fact": 0.10, "content": 0.07, "mmlu": 0.18, "mmlu_mixed": 0.09, "mmlu_more_mixed": 0.03,
-        "kv_short": 0.02, "kv": 0.15, "gsm8k": 0.09, "bbh": 0.16, "dialogue": 0.09}  # fmt: skip
+        "kv_short": 0.02, "kv": 0.17, "gsm8k": 0.11, "bbh": 0.12, "dialogue": 0.09}  # fmt: skip
 STAGES = [
     Stage(300, {"repeat": 1.0}, length=128, rows=32),
     Stage(350, LOOKUP, max_pairs=6, length=128, rows=32),
     Stage(400, STORIES, max_pairs=12),
     Stage(750, LETTERS, max_pairs=12, max_swaps=1),
-    Stage(700, STEPS, max_pairs=16),
-    Stage(500, EVERYTHING, max_pairs=24),
-    Stage(600, SUMS, max_pairs=16, max_swaps=1),
-    Stage(900, LAST, max_pairs=24, max_swaps=1),
-    Stage(600, SUMS, max_pairs=16, max_swaps=1),
-    Stage(400, LAST, max_pairs=24, max_swaps=1),
+    Stage(900, SWAPS, max_pairs=16, max_swaps=1),
+    Stage(800, SUMS, max_pairs=24, max_swaps=1),
+    Stage(1000, LAST, max_pairs=32, max_swaps=1),
 ]
 
 
@@ -141,6 +137,8 @@ def train(
     schedule = [stage for stage in stages for _ in range(stage.steps)]
     smooth: dict[str, float] = {}
     run.model.train()
+    forward = run.model.forward
+    run.model.forward = torch.compile(forward, dynamic=False)
     bar = tqdm(total=total, initial=run.step, unit="step", desc=stream)
     while run.step < total:
         step = run.step
@@ -162,6 +160,7 @@ def train(
         if run.step % SAVE_EVERY == 0 or run.step == total:
             run.save()
     bar.close()
+    run.model.forward = forward
 
 
 def new_llama(tokenizer, seed: int) -> LlamaForCausalLM:
@@ -174,6 +173,7 @@ def new_llama(tokenizer, seed: int) -> LlamaForCausalLM:
             bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, eos_token_id=None,
         )
     )  # fmt: skip
+    model.set_attn_implementation("eager")  # compiled, it trains 1.4 times as fast on a CPU as the fused form
     embedding, vocab = model.get_input_embeddings().weight.data, tokenizer.get_vocab()
     colon = torch.randn(embedding.shape[1]) * model.config.initializer_range
     for word in [*world.NOUNS, *world.PEOPLE]:

@@ -37,7 +37,7 @@ _GLUE = (
 SPECIAL = ["<pad>", "<bos>", "<unk>"]
 
 WORDS = [*_GLUE, *TOWNS, *RELATIONS, *POOL, *PEOPLE, *(f"{p}:" for p in PEOPLE), *NOUNS, *(f"{w}:" for w in NOUNS),
-         *VERBS, *COUNTED, *NUMBERS]  # fmt: skip
+         *VERBS, *COUNTED, *NUMBERS, "did", "with"]  # fmt: skip
 # A colon belongs to its word: a dictionary line "apple: 17" is two adjacent tokens and a newline,
 # which is what lets a small model learn to look a key up at all (measured; see data/README.md).
 TOKEN_PATTERN = r"\n|\w+:?|[^\w\s]"

@@ -71,9 +71,10 @@ def test_scores_read_the_cells_they_say(lm, monkeypatch):
     for s in spans:
         A[2, s.end, s.start : s.end] = 0.75 / (s.end - s.start)
         A[2, s.end, s.end] = 0.25
-        A[3, s.end + 1, s.start] = 0.5
+        A[3, s.end + 1, s.start] = A[3, s.end + 1, 0] = 0.5
     A[5, -1, spans[example.answer].end] = 0.3
     A[5, -1, spans[example.answer].end + 1] = 0.2
+    A[5, -1, 0] = 0.5
     monkeypatch.setattr(attention, "_patterns", lambda lm, prompts, layers: ({1: A} for _ in prompts))
     gather, aggregate = ga.gather_score(lm, [example]), ga.aggregate_score(lm, [example])
     assert gather[1, 2] == pytest.approx(0.75) and gather[1, 3] == pytest.approx(0.5)

@@ -1,0 +1,143 @@
+"""Implicit attention: the matrix that an SSM multiplies its values by (*hidden attention*, Ali et al. 2024).
+
+An SSM is told as a recurrence over a state h, but what comes out is linear in the values x that go in:
+
+    h[t] = exp(A * dt[t]) * h[t-1] + dt[t] * B[t] * x[t]        y[t] = C[t] . h[t] + D * x[t]
+
+Unrolled, y = M x + D x with M[t, s] = C[t] . (exp(A * (dt[s+1] + ... + dt[t])) * B[s]) * dt[s] for s <= t,
+a causal matrix that depends on the prompt, as attention's does. Its rows need not sum to 1 nor be positive.
+In Mamba-2 (arXiv 2405.21060, where this form is L ∘ (C Bᵀ)) A is one number a head, in Mamba-1 one for each channel
+and state, so there every channel has a matrix of its own. The values x have been through the short convolution.
+
+Operands are computed from a mixer's parameters and its input, not caught from inside the mixer: Hugging Face calls
+the convolution and the scan as functions, which no hook sees and which CUDA kernels replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+BLOCK = 256  # rows of a matrix made at a time
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan works on, for one prompt; at least float32.
+
+    x: [pos, head, d_head] values. B, C: [pos, group, d_state]; a group of heads shares them.
+    dt: [pos, head] step sizes. A: [head] or, Mamba-1, [head, d_state]; negative. D: [head], the skip connection.
+    scale: [pos, head], what B is multiplied by: dt, but 1 in Llamba, whose scan takes x as it is.
+    """
+
+    x: torch.Tensor
+    B: torch.Tensor
+    C: torch.Tensor
+    dt: torch.Tensor
+    A: torch.Tensor
+    D: torch.Tensor
+    scale: torch.Tensor
+
+    def group(self, head: int) -> int:
+        return head * self.B.shape[1] // self.x.shape[1]
+
+    def matrix(self, heads: Sequence[int]) -> torch.Tensor:
+        """M without D, [len(heads), query, key]; memory grows with the heads asked for, not with those there are."""
+        # Sums in float64: the difference of two float32 sums over thousands of positions would lose digits.
+        total = self.dt[:, list(heads)].double().cumsum(0).T  # [head, pos]
+        n = total.shape[1]
+        M = torch.zeros(len(heads), n, n, dtype=self.x.dtype, device=self.x.device)
+        for i, head in enumerate(heads):
+            B = self.B[:, self.group(head)] * self.scale[:, head, None]
+            C = self.C[:, self.group(head)]
+            for start in range(0, n, BLOCK):
+                rows = slice(start, min(start + BLOCK, n))
+                # Sums counted from the block's first row are small where they matter, so that x's precision will do.
+                base = total[i, start]
+                elapsed = (total[i, rows, None] - base).to(B.dtype) - (total[i, None, : rows.stop] - base).to(B.dtype)
+                elapsed.clamp_(min=0)  # of the future; cut off below
+                M[i, rows, : rows.stop] = _weights(C[rows], B[: rows.stop], elapsed, self.A[head]).tril_(start)
+        return M
+
+
+def _weights(C: torch.Tensor, B: torch.Tensor, elapsed: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+    """sum_n C[t, n] exp(A[n] elapsed[t, s]) B[s, n]: [query, key]."""
+    if A.ndim == 0:  # Mamba-2: the decay is the same for all states
+        return (C @ B.T).mul_(elapsed.mul_(A).exp_())
+    weights = torch.zeros_like(elapsed)
+    for n, a in enumerate(A):
+        weights += (elapsed * a).exp_().mul_(C[:, n, None]).mul_(B[None, :, n])
+    return weights
+
+
+@torch.no_grad()
+def scan_of(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
+    """The operands of a mixer's scan on its own input, hidden [pos, d_model]; no state from before."""
+    if hasattr(mixer, "x_proj"):
+        return _mamba1(mixer, hidden)
+    if hasattr(mixer, "z_bias"):
+        return _llamba(mixer, hidden)
+    return _mamba2(mixer, hidden)
+
+
+def _mamba1(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
+    """Mamba, FalconMamba (which normalises B, C and dt) and Jamba (likewise, with weights)."""
+    x = mixer.in_proj(hidden).chunk(2, dim=-1)[0]
+    x = mixer.act(_convolved(mixer, x))
+    n_state, rank = mixer.ssm_state_size, mixer.time_step_rank
+    dt, B, C = mixer.x_proj(x).split([rank, n_state, n_state], dim=-1)
+    for name in ("dt", "b", "c"):
+        if hasattr(mixer, f"{name}_layernorm"):
+            norm = getattr(mixer, f"{name}_layernorm")
+            dt, B, C = (norm(dt), B, C) if name == "dt" else (dt, norm(B), C) if name == "b" else (dt, B, norm(C))
+        elif hasattr(mixer, "rms_eps"):  # FalconMamba before transformers 5.16 has no norm modules
+            dt, B, C = (_rms(part, mixer.rms_eps) for part in (dt, B, C))
+            break
+    x, B, C, dt = (_wide(part) for part in (x, B, C, F.linear(dt, mixer.dt_proj.weight)))
+    dt = F.softplus(dt + _wide(mixer.dt_proj.bias))
+    A = -torch.exp(_wide(mixer.A_log))
+    return Scan(x.unsqueeze(-1), B.unsqueeze(1), C.unsqueeze(1), dt, A, _wide(mixer.D), dt)
+
+
+def _mamba2(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
+    """Mamba2, Zamba2, Bamba, NemotronH, GraniteMoeHybrid, and FalconH1 with its multipliers."""
+    projected = mixer.in_proj(hidden * getattr(mixer, "ssm_in_multiplier", 1))
+    if hasattr(mixer, "mup_vector"):
+        projected = projected * mixer.mup_vector[0]
+    n_heads, inner = mixer.D.numel(), mixer.out_proj.in_features
+    width = mixer.n_groups * mixer.ssm_state_size
+    xBC, dt = projected[:, inner : 2 * inner + 2 * width], projected[:, 2 * inner + 2 * width :]
+    x, B, C = F.silu(_convolved(mixer, xBC)).split([inner, width, width], dim=-1)
+    low, high = mixer.time_step_limit
+    dt = F.softplus(_wide(dt) + _wide(mixer.dt_bias)).clamp(low, high)
+    x, B, C = (_wide(part).unflatten(-1, shape) for part, shape in
+               ((x, (n_heads, -1)), (B, (mixer.n_groups, -1)), (C, (mixer.n_groups, -1))))  # fmt: skip
+    return Scan(x, B, C, dt, -torch.exp(_wide(mixer.A_log)), _wide(mixer.D), dt)
+
+
+def _llamba(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
+    """Llamba's discrete Mamba-2: the decay comes from the projection alone, and x is not scaled by a step size."""
+    x, B, C, _, dt = mixer.operands(hidden[None])
+    x, B, C, dt = (_wide(part[0]) for part in (x, B, C, dt))
+    minus_one = -torch.ones_like(dt[0])
+    return Scan(x, B, C, F.softplus(dt), minus_one, _wide(mixer.D), torch.ones_like(dt))
+
+
+def _convolved(mixer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The short causal convolution over positions: [pos, channel] to the same."""
+    conv = mixer.conv1d
+    width = conv.weight.shape[-1]
+    return F.conv1d(F.pad(x.T, (width - 1, 0))[None], conv.weight, conv.bias, groups=conv.weight.shape[0])[0].T
+
+
+def _rms(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """float64 stays; everything else becomes float32, the precision that scans run in."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,95 @@
+"""Every supported family: heads are where `Mixer` says, and disabling them is what weight surgery does."""
+
+import copy
+from contextlib import ExitStack
+
+import families
+import pytest
+import torch
+from conftest import logits
+
+import ga_utils as ga
+
+PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
+KINDS = {"llama": {"attention"}, "llamba": {"mamba2"}, "mamba": {"mamba1"}, "falcon_mamba": {"mamba1"}, "mamba2": {"mamba2"},
+         "jamba": {"attention", "mamba1"}}  # fmt: skip
+
+
+def alone(lm, layer):
+    """A copy of the model in which no parameter of `layer` is tied to another layer's (Zamba2 ties its attention)."""
+    other = ga.wrap(copy.deepcopy(lm.model), lm.tokenizer)
+    for mixer in other.mixers:
+        if mixer.layer == layer:
+            mixer.out_proj.weight = torch.nn.Parameter(mixer.out_proj.weight.detach().clone())
+    return other
+
+
+@pytest.mark.parametrize("family", families.CONFIGS)
+def test_disabling_is_zeroing_columns_of_that_layer_alone(family, tokenizer):
+    lm = families.build(family, tokenizer)
+    before = logits(lm, PROMPT)
+    assert {mixer.kind for mixer in lm.mixers} == KINDS.get(family, {"attention", "mamba2"})
+    for mixer in lm.mixers:
+        for head in (mixer.first, mixer.heads.stop - 1):
+            cut = alone(lm, mixer.layer)
+            (same,) = [m for m in cut.mixers if (m.layer, m.first) == (mixer.layer, mixer.first)]
+            same.out_proj.weight.data[:, same.columns(head)] = 0
+            with ga.ablate(lm, [ga.Head(mixer.layer, head)]):
+                inside = logits(lm, PROMPT)
+            torch.testing.assert_close(inside, logits(cut, PROMPT), atol=1e-5, rtol=1e-5)
+            assert not torch.allclose(inside, before, atol=1e-6), f"L{mixer.layer}H{head} does nothing"
+    assert torch.equal(logits(lm, PROMPT), before)
+
+
+@pytest.mark.parametrize("family", families.CONFIGS)
+def test_a_sweep_a_group_and_a_score(family, tokenizer):
+    """Groups of heads (of channels, in Mamba-1) go together; padding and batching change nothing."""
+    lm = families.build(family, tokenizer)
+    examples = ga.tasks.mmlu(lm, n=4) + ga.tasks.knowledge(lm, n=4)
+    mixer = lm.mixers[-1]
+    group = [ga.Head(mixer.layer, head) for head in mixer.heads[:3]]
+    with ga.ablate(lm, group):
+        one, many = (ga.evaluate(lm, examples, batch_size=size).logprobs for size in (1, 8))
+    assert torch.allclose(torch.tensor(one), torch.tensor(many), atol=1e-4, equal_nan=True)
+    sweep = ga.sweep_heads(lm, examples, group, progress=False)
+    assert len(sweep.top(10)) == 3
+    scores = ga.gather_score(lm, examples[:2], progress=False)
+    assert scores.shape == (lm.n_layers, lm.n_heads) and scores.min() >= 0 and scores.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("family", families.CONFIGS)
+def test_masking_the_last_row_leaves_all_rows_before_it(family, tokenizer):
+    lm = families.build(family, tokenizer)
+    before = logits(lm, PROMPT)
+    for kind in {mixer.kind for mixer in lm.mixers}:
+        seen = []
+        with ga.mask_last_row(lm, kind), ExitStack() as watching:
+            for mixer in lm.mixers:
+                if mixer.kind == kind:
+                    watching.enter_context(mixer.on_z(seen.append))
+            inside = logits(lm, PROMPT)
+        assert all((z[0, -1] == 0).all() and z[0, -2].any() for z in seen)
+        torch.testing.assert_close(inside[:-1], before[:-1], atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(inside[-1], before[-1], atol=1e-3)
+    examples = ga.tasks.kv_retrieval(lm, n_pairs=2, n=2) + ga.tasks.kv_retrieval(lm, n_pairs=5, n=2)
+    with ga.mask_last_row(lm, kind):
+        one, many = (ga.evaluate(lm, examples, batch_size=size).logprobs for size in (1, 4))
+    assert torch.allclose(torch.tensor(one), torch.tensor(many), atol=1e-4, equal_nan=True)
+
+
+def test_a_model_without_attention_has_no_attention_row(tokenizer):
+    with pytest.raises(ValueError, match="mamba2 has no 'attention' mixers to mask: it has mamba2"):
+        ga.mask_last_row(families.build("mamba2", tokenizer)).__enter__()
+
+
+def test_an_mlp_layer_has_no_heads(tokenizer):
+    with pytest.raises(ValueError, match="L1H0: layer 1 has no heads, only an MLP"):
+        ga.ablate(families.build("nemotron_h", tokenizer), ["L1H0"]).__enter__()
+
+
+def test_a_fused_kernel_that_swallows_the_output_projection_is_noticed(tokenizer):
+    lm = families.build("mamba2", tokenizer)
+    module = lm.mixers[1].module
+    module.forward = lambda hidden_states, **kwargs: hidden_states @ module.out_proj.weight @ module.out_proj.weight.T
+    with ga.ablate(lm, ["L1H0"]), pytest.raises(RuntimeError, match="layer 1: Mamba2Mixer ran without calling"):
+        logits(lm, PROMPT)

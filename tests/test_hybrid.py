@@ -1,0 +1,118 @@
+"""`replace_layer` and `replace_head` against models put together by hand."""
+
+import copy
+
+import families
+import pytest
+import torch
+from conftest import logits
+
+import ga_utils as ga
+
+PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
+
+
+@pytest.fixture
+def pair(tokenizer):
+    student, teacher = families.build("llamba", tokenizer), families.build("llama", tokenizer)
+    return student, teacher
+
+
+def by_hand(student, teacher, layer, block):
+    """The student's forward, spelled out, with `block(hidden)` for one layer."""
+    ids = student.tokenizer(PROMPT, return_tensors="pt").input_ids
+    backbone = student.model.backbone
+    with torch.no_grad():
+        hidden = backbone.embedding(ids)
+        for i, own in enumerate(backbone.layers):
+            hidden = block(hidden) if i == layer else own(hidden)
+        return student.model.lm_head(backbone.final_layernorm(hidden))[0]
+
+
+def llama_layer(teacher, layer, hidden):
+    """Hugging Face's own way to a layer's output: a one-layer Llama without its final norm, fed the residual stream."""
+    one = copy.deepcopy(teacher.model.model)
+    one.layers, one.norm = one.layers[layer : layer + 1], torch.nn.Identity()
+    one.layers[0].self_attn.layer_idx = 0
+    return one(inputs_embeds=hidden, use_cache=False).last_hidden_state
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_replaced_layer_is_the_teachers(pair, layer):
+    student, teacher = pair
+    expected = by_hand(student, teacher, layer, lambda hidden: llama_layer(teacher, layer, hidden))
+    with ga.replace_layer(student, teacher, layer):
+        assert student.mixers[layer].kind == "attention"
+        torch.testing.assert_close(logits(student, PROMPT), expected, atol=1e-4, rtol=1e-4)
+        with ga.ablate(student, [ga.Head(layer, 1)]):
+            assert not torch.allclose(logits(student, PROMPT), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("teacher_head", [None, 3])
+def test_a_replaced_head_is_weight_surgery_on_both(pair, teacher_head):
+    """Zero the student's columns, zero all of the teacher's but one head's, add the two mixers' outputs."""
+    student, teacher = pair
+    layer, head = 1, 2
+    own, theirs = copy.deepcopy(student.layers[layer]), copy.deepcopy(teacher)
+    own.mixer.out_proj.weight.data[:, student.mixers[layer].columns(head)] = 0
+    kept = teacher.mixers[layer].columns(head if teacher_head is None else teacher_head)
+    weight = torch.zeros_like(theirs.layers[layer].self_attn.o_proj.weight)
+    weight[:, kept] = teacher.layers[layer].self_attn.o_proj.weight[:, kept]
+    theirs.layers[layer].self_attn.o_proj.weight.data = weight
+    theirs.layers[layer].mlp.down_proj.weight.data.zero_()
+
+    def block(hidden):
+        attention = llama_layer(theirs, layer, hidden) - hidden
+        hidden = hidden + own.mixer(own.input_layernorm(hidden)) + attention
+        return hidden + own.mlp(own.post_attention_layernorm(hidden))
+
+    expected = by_hand(student, teacher, layer, block)
+    with ga.replace_head(student, teacher, layer, head, teacher_head):
+        torch.testing.assert_close(logits(student, PROMPT), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("replace", [lambda s, t: ga.replace_layer(s, t, 1), lambda s, t: ga.replace_head(s, t, 1, 2)])
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_afterwards_both_are_as_before(pair, replace, error):
+    before = [(logits(lm, PROMPT), {k: v.clone() for k, v in lm.model.state_dict().items()}) for lm in pair]
+    try:
+        with replace(*pair):
+            assert not torch.equal(logits(pair[0], PROMPT), before[0][0])
+            if error:
+                raise error
+    except KeyboardInterrupt:
+        pass
+    for lm, (seen, state) in zip(pair, before):
+        assert torch.equal(logits(lm, PROMPT), seen)
+        assert all(torch.equal(v, state[k]) for k, v in lm.model.state_dict().items())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
+
+
+def test_padding_on_the_right_changes_nothing(pair):
+    examples = ga.tasks.kv_retrieval(pair[0], n_pairs=3, n=3) + ga.tasks.mmlu(pair[0], n=3)
+    with ga.replace_head(*pair, 1, 2), ga.replace_layer(*pair, 2):
+        one, many = (ga.evaluate(pair[0], examples, batch_size=size).logprobs for size in (1, 6))
+    assert torch.allclose(torch.tensor(one), torch.tensor(many), atol=1e-4, equal_nan=True)
+
+
+def test_a_hybrid_has_no_cache_and_says_so(pair):
+    ids = pair[0].tokenizer(PROMPT, return_tensors="pt").input_ids
+    for replace in (ga.replace_layer(*pair, 1), ga.replace_head(*pair, 1, 2)):
+        with replace:
+            with pytest.raises(ValueError, match="use_cache=False"):
+                pair[0].model(ids, use_cache=True)
+            assert pair[0].model.generate(ids, max_new_tokens=3, use_cache=False).shape[1] == ids.shape[1] + 3
+
+
+def test_nonsense_is_refused(pair, tokenizer):
+    student, teacher = pair
+    with pytest.raises(ValueError, match="layer 7: llamba has layers 0–2"):
+        ga.replace_layer(student, teacher, 7).__enter__()
+    with pytest.raises(ValueError, match="L1H9: layer 1 has heads 0–3"):
+        ga.replace_head(student, teacher, 1, 9).__enter__()
+    with pytest.raises(ValueError, match="the student must be a Llamba, llama is a LlamaForCausalLM"):
+        ga.replace_layer(teacher, student, 1).__enter__()
+    with pytest.raises(ValueError, match="the teacher must be a Llama, mamba2 is a Mamba2ForCausalLM"):
+        ga.replace_layer(student, families.build("mamba2", tokenizer), 1).__enter__()
+    with pytest.raises(ValueError, match="llamba has width 32 and llama 64"):
+        ga.replace_layer(student, families.build("llama", tokenizer, hidden_size=64), 1).__enter__()

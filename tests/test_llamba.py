@@ -1,0 +1,115 @@
+"""Llamba: its forms agree with each other and with the recurrence it is defined by; its checkpoints keep their names."""
+
+import families
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from ga_utils import llamba
+from ga_utils.llamba import LlambaConfig, LlambaForCausalLM, ssd
+
+
+@pytest.fixture
+def model(tokenizer):
+    return families.build("llamba", tokenizer).model
+
+
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 100])
+@pytest.mark.parametrize("chunk", [1, 16, 64])
+def test_chunks_are_the_recurrence(length, chunk):
+    torch.manual_seed(0)
+    x, B, C = (torch.randn(2, length, 3, size, dtype=torch.float64) for size in (5, 4, 4))
+    log_decay = -torch.rand(2, length, 3, dtype=torch.float64)
+    state = h = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    expected = []
+    for t in range(length):
+        h = log_decay[:, t].exp()[..., None, None] * h + x[:, t, :, :, None] * B[:, t, :, None]
+        expected.append((h * C[:, t, :, None]).sum(-1))
+    y, last = ssd(x, log_decay, B, C, chunk, state)
+    torch.testing.assert_close(y, torch.stack(expected, 1))
+    torch.testing.assert_close(last, h)
+
+
+def test_long_rows_stay_finite():
+    """Fast decay over 2,000 positions: exp of the sums over-flows unless only differences are taken, and only of the past."""
+    x, B, C = torch.randn(1, 2000, 1, 4), torch.randn(1, 2000, 1, 4), torch.randn(1, 2000, 1, 4)
+    x.requires_grad_()
+    y, _ = ssd(x, torch.full((1, 2000, 1), -20.0), B, C, 128)
+    y.sum().backward()
+    assert y.isfinite().all() and x.grad.isfinite().all()
+
+
+@torch.no_grad()
+def test_one_token_at_a_time_is_the_parallel_form(model):
+    ids = torch.randint(3, 400, (2, 37))
+    whole, states, steps = model(ids).logits, None, []
+    for t in range(37):
+        out = model(ids[:, t : t + 1], past_key_values=states, use_cache=True)
+        states = out.past_key_values
+        steps.append(out.logits)
+    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-4, rtol=1e-4)
+    first = model(ids[:, :20], use_cache=True)
+    rest = model(ids[:, 20:], past_key_values=first.past_key_values, use_cache=True)
+    torch.testing.assert_close(rest.logits, whole[:, 20:], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_generate_is_repeated_argmax(model):
+    ids = torch.randint(3, 400, (2, 6))
+    expected = ids
+    for _ in range(8):
+        expected = torch.cat([expected, model(expected).logits[:, -1].argmax(-1, keepdim=True)], 1)
+    assert torch.equal(model.generate(ids, max_new_tokens=8, do_sample=False), expected)
+
+
+@torch.no_grad()
+def test_left_padding_and_embeddings_as_input(model):
+    ids = torch.randint(3, 400, (2, 20))
+    whole = model(ids).logits
+    padded = torch.cat([torch.zeros(2, 5, dtype=torch.long), ids], 1)
+    mask = (torch.arange(25) >= 5).long().expand(2, -1)
+    torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, 5:], whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(ids)).logits, whole)
+    torch.testing.assert_close(model(ids, logits_to_keep=1).logits, whole[:, -1:])
+    torch.testing.assert_close(model(ids, logits_to_keep=torch.tensor([3, 7])).logits, whole[:, [3, 7]])
+    with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
+        model()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_checkpoints_have_the_published_names_and_shapes(tied, model, tmp_path):
+    config = LlambaConfig(**model.config.to_dict() | {"tie_embeddings": tied})
+    LlambaForCausalLM(config).save_pretrained(tmp_path)
+    d, v, q, n, i, vocab = 32, 4, 2, 4, 32, config.vocab_size
+    layer = {
+        "input_layernorm.weight": [d], "mixer.in_proj.weight": [2 * i + 2 * q * n + v, d], "mixer.z_bias": [i],
+        "mixer.conv1d.weight": [i + 2 * q * n, 1, 4], "mixer.conv1d.bias": [i + 2 * q * n], "mixer.D": [v],
+        "mixer.out_proj.weight": [d, i], "post_attention_layernorm.weight": [d], "mlp.gate_proj.weight": [48, d],
+        "mlp.up_proj.weight": [48, d], "mlp.down_proj.weight": [d, 48],
+    }  # fmt: skip
+    expected = {"backbone.embedding.weight": [vocab, d], "backbone.final_layernorm.weight": [d]}
+    expected |= {f"backbone.layers.{number}.{name}": shape for number in range(3) for name, shape in layer.items()}
+    expected |= {} if tied else {"lm_head.weight": [vocab, d]}
+    assert {name: list(t.shape) for name, t in load_file(tmp_path / "model.safetensors").items()} == expected
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(again, LlambaForCausalLM)
+    assert (again.lm_head.weight is again.backbone.embedding.weight) == tied
+
+
+def test_configurations_that_are_not_llambas_are_refused():
+    with pytest.raises(ValueError, match="n_v_heads must be a multiple"):
+        LlambaConfig(ssm_cfg={"n_v_heads": 4, "n_qk_heads": 3})
+    with pytest.raises(ValueError, match="only Llamba's own activations"):
+        LlambaConfig(ssm_cfg={"activation": "silu"})
+
+
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() and llamba.mamba_chunk_scan_combined), reason="needs a GPU and mamba-ssm's kernels"
+)
+@torch.no_grad()
+def test_the_kernel_agrees_with_the_plain_form(model, monkeypatch):
+    ids = torch.randint(3, 400, (2, 100), device="cuda")
+    fast = model.cuda()(ids).logits
+    monkeypatch.setattr(llamba, "mamba_chunk_scan_combined", None)
+    torch.testing.assert_close(fast, model(ids).logits, atol=1e-4, rtol=1e-4)
