@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -33,6 +33,7 @@ class Stage:
     max_swaps: int = 2
     length: int = 192  # tokens in a row
     rows: int = 20  # rows in a step
+    fact_rows: int = 0  # and rows of facts alone
 
 
 @dataclass
@@ -62,7 +63,8 @@ class Writer:
         return [self.vocab[word] for word in self.pattern.findall(text)]
 
     def rows(self, rng: random.Random, stage: Stage) -> list[Row]:
-        return [self.row(rng, stage) for _ in range(stage.rows)]
+        facts = replace(stage, share={"fact": 0.7, "content": 0.3})
+        return [self.row(rng, stage) for _ in range(stage.rows)] + [self.row(rng, facts) for _ in range(stage.fact_rows)]
 
     def row(self, rng: random.Random, stage: Stage) -> Row:
         row = Row()

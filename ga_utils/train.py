@@ -1,37 +1,24 @@
-"""The recipes that made `data/models/`: `python -m ga_utils.train tiny-llama`.
-
-A run resumes after a kill from `runs/`, and gives the same weights on the same machine, whether it was
-interrupted or not: the text of a step depends on the seed and the step alone, and weights, optimizer state
-and step are saved together, atomically.
-"""
+"""The recipes that made `data/models/`: `python -m ga_utils.train tiny-llama`. A killed run resumes from `runs/`."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import nn
-from tqdm.auto import tqdm
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ga_utils import tasks, world
-from ga_utils.attention import aggregate_score
-from ga_utils.curriculum import KINDS, Stage, Writer, batch
+from ga_utils.attention import aggregate_score, gather_score
+from ga_utils.curriculum import Stage, Writer
+from ga_utils.distill import Alignment, from_llama, prediction_loss
 from ga_utils.heads import alive_heads
+from ga_utils.loop import Run, compiled, optimizers, train
 from ga_utils.models import wrap
-from ga_utils.sparsify import HeadCount, prune
+from ga_utils.sparsify import Pressure, prune
 from ga_utils.sweeps import sweep_heads
-
-SAVE_EVERY = 250
-ROUNDS, ROUND_STEPS = 3, 150  # of tiny-llama-minimal
 
 # Shares of tokens. Order matters (data/README.md): each stage makes a circuit that the next one builds on.
 LOOKUP = {"repeat": 0.15, "kv_short": 0.35, "kv": 0.30, "fact": 0.20}
@@ -55,112 +42,7 @@ STAGES = [
     Stage(800, SUMS, max_pairs=24, max_swaps=1),
     Stage(1000, LAST, max_pairs=32, max_swaps=1),
 ]
-
-
-@dataclass
-class Run:
-    """Everything that changes while training, so that it can be saved and resumed as one."""
-
-    model: PreTrainedModel
-    optimizers: list[torch.optim.Optimizer]
-    folder: Path
-    step: int = 0
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "state.safetensors"
-
-    def save(self) -> None:
-        tensors = {f"model.{name}": p.data for name, p in self.model.named_parameters()}
-        for i, optimizer in enumerate(self.optimizers):
-            for j, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{i}.{j}.{key}": value for key, value in state.items() if torch.is_tensor(value)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(self.step)})
-        os.replace(temporary, self.file)  # a kill leaves the old file or the new one, never half of one
-
-    def resume(self) -> None:
-        """Continue from the saved state, if there is one."""
-        if not self.file.is_file():
-            return
-        states: list[dict] = [{} for _ in self.optimizers]
-        with safe_open(self.file, framework="pt") as saved:
-            self.step = int(saved.metadata()["step"])
-            for name, p in self.model.named_parameters():
-                p.data = saved.get_tensor(f"model.{name}")
-            for key in saved.keys():  # noqa: SIM118 - not a dict
-                if key.startswith("optimizer."):
-                    _, i, j, what = key.split(".")
-                    states[int(i)].setdefault(int(j), {})[what] = saved.get_tensor(key)
-        for optimizer, state in zip(self.optimizers, states):
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embeddings, output head and norms."""
-    hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
-    rest = [p for name, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in name)]
-    return [
-        torch.optim.Muon(hidden, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.98)),
-    ]
-
-
-def answer_loss(model: PreTrainedModel, data: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-    """Weighted next-token loss of one batch, and the accuracy on each kind of answer."""
-    with torch.autocast(data["ids"].device.type, torch.bfloat16):
-        logits = model(input_ids=data["ids"], use_cache=False).logits[:, :-1].float()
-    target, weight, kind = (data[key][:, 1:] for key in ("ids", "weights", "kinds"))
-    nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
-    right = logits.argmax(-1) == target
-    accuracy = {name: right[kind == i].float().mean().item() for i, name in enumerate(KINDS) if (kind == i).any()}
-    return (nll * weight).sum() / weight.sum(), accuracy
-
-
-def train(
-    run: Run,
-    stages: list[Stage],
-    lr: float,
-    stream: str,
-    writer: Writer,
-    penalty: Callable[[int, dict], torch.Tensor | float] = lambda step, data: 0.0,
-) -> None:
-    """Train through the stages: warm-up over 100 steps, linear decay over the last 35 %.
-
-    Args:
-        stream: name of the random stream; step s draws its text from f"{stream}-{s}".
-        penalty: called with the step and its batch after each forward pass; what it returns is added to the loss.
-    """
-    run.resume()
-    total = sum(stage.steps for stage in stages)
-    schedule = [stage for stage in stages for _ in range(stage.steps)]
-    smooth: dict[str, float] = {}
-    run.model.train()
-    forward = run.model.forward
-    run.model.forward = torch.compile(forward, dynamic=False)
-    bar = tqdm(total=total, initial=run.step, unit="step", desc=stream)
-    while run.step < total:
-        step = run.step
-        rate = lr * min(1.0, (step + 1) / 100, (total - step) / (0.35 * total) + 0.02)
-        for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
-        data = batch(writer.rows(random.Random(f"{stream}-{step}"), schedule[step]))
-        loss, accuracy = answer_loss(run.model, data)
-        (loss + penalty(step, data)).backward()
-        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        for optimizer in run.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        run.step += 1
-        for kind, value in accuracy.items():
-            smooth[kind] = 0.95 * smooth.get(kind, value) + 0.05 * value
-        bar.set_postfix({kind: f"{value:.2f}" for kind, value in smooth.items()}, refresh=False)
-        bar.update()
-        if run.step % SAVE_EVERY == 0 or run.step == total:
-            run.save()
-    bar.close()
-    run.model.forward = forward
+DISTIL = Stage(0, LAST | {"repeat": 0.06, "kv": 0.25, "kv_short": 0.06}, max_pairs=32, max_swaps=1)
 
 
 def new_llama(tokenizer, seed: int) -> LlamaForCausalLM:
@@ -186,39 +68,36 @@ def tiny_llama(seed: int, out: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(world.data_dir() / "world")
     model = new_llama(tokenizer, seed)
     run = Run(model, optimizers(model, 3e-3), Path("runs") / f"tiny-llama-{seed}")
-    train(run, STAGES, 3e-3, f"train-{seed}", Writer(tokenizer))
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with compiled(model):
+        train(run, STAGES, 3e-3, f"train-{seed}", Writer(tokenizer))
+    save(model, tokenizer, out)
 
 
-def tiny_llama_minimal(seed: int, out: Path) -> None:
-    """tiny-llama with its Aggregate role pressed into one head: rounds of training under `HeadCount`.
-
-    After each round but the last: of the heads that look at the right option from the last token, the one that
-    knowledge needs most is pruned, until one is left.
-    """
+def tiny_llamba(seed: int, out: Path, d_state: int = 8) -> None:
+    """Distilled from tiny-llama: `out`-unaligned after the layer-by-layer part, `out` after the end-to-end part."""
     source = world.data_dir() / "models" / "tiny-llama"
-    tokenizer, model = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
-    lm, writer = wrap(model, tokenizer), Writer(tokenizer)
-    for number in range(ROUNDS):
-        run = Run(model, optimizers(model, 1e-3), Path("runs") / f"tiny-llama-minimal-{seed}" / str(number))
-        count = HeadCount(lm, at_all=0.02, at_answers=0.04)
-        train(
-            run, [Stage(ROUND_STEPS, LAST, max_pairs=24, max_swaps=1)], 1e-3, f"minimal-{seed}-{number}", writer, count
-        )
-        count.remove()
-        model.eval()
-        scores = aggregate_score(lm, tasks.mmlu(lm, n=200, seed=10_000 + number), progress=False)
-        lookers = [h for h in alive_heads(lm) if scores[h.layer, h.head] >= 0.3]
-        if len(lookers) > 1 and number < ROUNDS - 1:
-            cost = sweep_heads(lm, tasks.knowledge(lm, n=200, seed=10_000 + number), lookers, progress=False)
-            prune(lm, cost.top(1)[0])
-            tqdm.write(f"round {number}: pruned {cost.top(1)[0]} of {lookers}")
-    model.save_pretrained(out)
+    tokenizer, teacher = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
+    torch.manual_seed(seed)
+    student, folder = from_llama(teacher, d_state), Path("runs") / f"{out.name}-{seed}"
+    for name, p in student.named_parameters():
+        p.requires_grad = ".mixer." in name
+    alignment = Alignment(teacher, student)
+    run = Run(student, optimizers(student, 2e-3), folder / "align")
+    train(run, [replace(DISTIL, steps=1500)], 2e-3, f"align-{seed}", Writer(tokenizer), alignment)
+    alignment.remove()
+    save(student, tokenizer, out.with_name(f"{out.name}-unaligned"))
+    student.requires_grad_(True)
+    run = Run(student, optimizers(student, 1e-3), folder / "end-to-end")
+    train(run, [replace(DISTIL, steps=1500)], 1e-3, f"end-to-end-{seed}", Writer(tokenizer), prediction_loss(teacher))
+    save(student, tokenizer, out)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
-RECIPES = {"tiny-llama": tiny_llama, "tiny-llama-minimal": tiny_llama_minimal}
+RECIPES = {"tiny-llama": tiny_llama, "tiny-llamba": tiny_llamba}
 
 
 def main() -> None:
