@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ga_utils.heads import Head, check_heads, truncate
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
-from ga_utils.ssm import scan_of
+from ga_utils.ssm import Scan, scan_of
 
 LARGEST = 4e9  # bytes of maps made without naming heads
 
@@ -66,6 +66,28 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     check_heads(lm, [Head(layer, head) for head in heads])
     with truncate(lm, layer + 1):
         return next(_patterns(lm, [prompt], {layer: heads}))[layer]
+
+
+def scan(lm: LM, prompt: str, layer: int) -> Scan:
+    """What the SSM of a layer works on when the model reads a prompt: values x, B, C, step sizes, decays.
+
+    Raises:
+        ValueError: the layer has no SSM.
+    """
+    mixers = [mixer for mixer in lm.mixers if mixer.layer == layer and mixer.kind != "attention"]
+    if not mixers:
+        layers = sorted({mixer.layer for mixer in lm.mixers if mixer.kind != "attention"})
+        raise ValueError(f"layer {layer} of {lm.name} has no SSM; layers that have one: {layers or 'none'}")
+    seen: list[torch.Tensor] = []
+    handle = mixers[0].module.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"])[0]), with_kwargs=True
+    )
+    try:
+        with truncate(lm, layer + 1), torch.no_grad():
+            lm.model(input_ids=lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device), use_cache=False)
+    finally:
+        handle.remove()
+    return scan_of(mixers[0].module, seen[-1])
 
 
 def segments(lm: LM, example: Example) -> list[Segment]:

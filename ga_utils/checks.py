@@ -10,6 +10,16 @@ import random
 
 import torch
 
+from ga_utils.checks_ssm import (  # noqa: F401  offered here like those below
+    best_first,
+    decay_mask,
+    gap_closed,
+    numbers_kept,
+    row_shares,
+    silence_last,
+    swap_head,
+    unroll,
+)
 from ga_utils.exercise import Check
 
 # ---------------------------------------------------------------- inputs

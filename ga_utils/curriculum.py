@@ -64,7 +64,9 @@ class Writer:
 
     def rows(self, rng: random.Random, stage: Stage) -> list[Row]:
         facts = replace(stage, share={"fact": 0.7, "content": 0.3})
-        return [self.row(rng, stage) for _ in range(stage.rows)] + [self.row(rng, facts) for _ in range(stage.fact_rows)]
+        return [self.row(rng, stage) for _ in range(stage.rows)] + [
+            self.row(rng, facts) for _ in range(stage.fact_rows)
+        ]
 
     def row(self, rng: random.Random, stage: Stage) -> Row:
         row = Row()

@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,7 +25,12 @@ def from_llama(teacher: LlamaForCausalLM, d_state: int) -> LlambaForCausalLM:
     """A Llamba with the teacher's weights everywhere but in the mixers, which start from the teacher's attention."""
     c = teacher.config
     mlp = {"intermediate_size": c.intermediate_size, "bias": False, "act_fn": "silu"}
-    ssm = {"d_state": d_state, "n_v_heads": c.num_attention_heads, "n_qk_heads": c.num_attention_heads, "chunk_size": 64}
+    ssm = {
+        "d_state": d_state,
+        "n_v_heads": c.num_attention_heads,
+        "n_qk_heads": c.num_attention_heads,
+        "chunk_size": 64,
+    }
     student = LlambaForCausalLM(
         LlambaConfig(
             vocab_size=c.vocab_size, d_model=c.hidden_size, n_layer=c.num_hidden_layers, norm_epsilon=c.rms_norm_eps,
@@ -67,15 +74,18 @@ class Alignment:
         self.inputs: list[torch.Tensor] = []  # of each attention, normed: [batch, pos, d_model]
         self.theirs: list[torch.Tensor] = []  # z of each attention: [batch, pos, n_heads * d_head]
         self.own: list[torch.Tensor] = []  # z of each of the student's mixers
-        for layer in teacher.model.layers:
-            layer.self_attn.register_forward_pre_hook(
-                lambda _, args, kwargs: self.inputs.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-            )
-            layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: self.theirs.append(args[0]))
-        self.hooks = [
-            layer.mixer.out_proj.register_forward_pre_hook(lambda _, args: self.own.append(args[0]))
-            for layer in student.backbone.layers
-        ]
+        self.hooks = ExitStack()
+        for theirs, own in zip(teacher.model.layers, student.backbone.layers):
+            attention = theirs.self_attn
+            for handle in (
+                attention.register_forward_pre_hook(
+                    lambda _, args, kwargs: self.inputs.append(args[0] if args else kwargs["hidden_states"]),
+                    with_kwargs=True,
+                ),
+                attention.o_proj.register_forward_pre_hook(lambda _, args: self.theirs.append(args[0])),
+                own.mixer.out_proj.register_forward_pre_hook(lambda _, args: self.own.append(args[0])),
+            ):
+                self.hooks.callback(handle.remove)
 
     def __call__(self, student: LlambaForCausalLM, data: dict, step: int = 0) -> tuple[torch.Tensor, dict[str, float]]:
         """Squared error over squared size, of what each layer writes and of what each head writes, averaged.
@@ -100,9 +110,8 @@ class Alignment:
         return torch.stack(errors).mean(), shown
 
     def remove(self) -> None:
-        """Take the hooks off the student."""
-        for hook in self.hooks:
-            hook.remove()
+        """Take the hooks off teacher and student."""
+        self.hooks.close()
 
 
 def written(z: torch.Tensor, weight: torch.Tensor, n_heads: int) -> torch.Tensor:

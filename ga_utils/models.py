@@ -15,7 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ga_utils import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.world import data_dir
 
-TINY = ("tiny-llama", "tiny-llama-minimal")
+TINY = (
+    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-llamba-d8", "tiny-falcon-mamba",
+    "tiny-mamba2", "tiny-zamba2",
+)  # fmt: skip
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
 UNLIMITED = 1 << 20  # what stands in for a context length where a model has none

@@ -60,6 +60,28 @@ def curves(
     return ax
 
 
+def means(groups: Mapping[str, np.ndarray], ylabel: str, ax: Axes | None = None) -> Axes:
+    """The mean of each group of values with its 95 % interval (normal), over the values themselves as faint dots."""
+    ax = _axes(ax, 1.5 + 1.3 * len(groups), 3.3)
+    for i, values in enumerate(groups.values()):
+        values = np.asarray(values)
+        spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(values))
+        ax.plot(i + spread, values, ".", color=CYCLE[i % 6], alpha=0.25)
+        ax.errorbar(
+            i,
+            values.mean(),
+            1.96 * values.std(ddof=1) / len(values) ** 0.5,
+            color="black",
+            capsize=5,
+            marker=MARKERS[i % 6],
+        )
+        ax.text(i + 0.2, values.mean(), f"{values.mean():.2f}", va="center")
+    ax.set(xticks=range(len(groups)), xticklabels=list(groups), ylabel=ylabel, xlim=(-0.5, len(groups) - 0.3))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", alpha=0.3)
+    return ax
+
+
 def bars(
     scores: Mapping[str, Score], chance: float | None = None, highlight: Sequence[str] = (), ax: Axes | None = None
 ) -> Axes:

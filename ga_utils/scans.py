@@ -36,7 +36,8 @@ def mamba_selective_scan(hidden_states, dt, A, B, C, D=None, z=None, delta_bias=
     dt = F.softplus(dt.float() + delta_bias.unsqueeze(-1)) if delta_softplus else dt.float()
     # [pos in chunk, batch, chunk, channel or d_state]; at padding the state neither decays nor grows
     x, step, B, C = (
-        F.pad(part.float(), (0, padding)).unflatten(-1, (-1, CHUNK)).permute(3, 0, 2, 1) for part in (hidden_states, dt, B, C)
+        F.pad(part.float(), (0, padding)).unflatten(-1, (-1, CHUNK)).permute(3, 0, 2, 1)
+        for part in (hidden_states, dt, B, C)
     )
     decay = torch.exp(step.unsqueeze(-1) * A)  # [pos in chunk, batch, chunk, channel, d_state]
     added = (step * x).unsqueeze(-1) * B.unsqueeze(-2)
@@ -58,7 +59,11 @@ def mamba_selective_scan(hidden_states, dt, A, B, C, D=None, z=None, delta_bias=
 def fast_scans() -> Iterator[None]:
     """While it lasts, Mamba2, Zamba2 and FalconMamba scan with the functions above; there is no cache then."""
     with ExitStack() as patches:
-        for family, scan in (("mamba2", mamba2_chunk_scan), ("zamba2", mamba2_chunk_scan), ("falcon_mamba", mamba_selective_scan)):
+        for family, scan in (
+            ("mamba2", mamba2_chunk_scan),
+            ("zamba2", mamba2_chunk_scan),
+            ("falcon_mamba", mamba_selective_scan),
+        ):
             module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
             patches.enter_context(mock.patch.object(module, scan.__name__, scan))
         yield

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from tqdm.auto import tqdm
+from transformers import (
+    AutoTokenizer,
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Zamba2Config,
+    Zamba2ForCausalLM,
+)
 
 from ga_utils import tasks, world
 from ga_utils.attention import aggregate_score, gather_score
 from ga_utils.curriculum import Stage, Writer
 from ga_utils.distill import Alignment, from_llama, prediction_loss
-from ga_utils.heads import alive_heads
+from ga_utils.heads import Head, alive_heads
 from ga_utils.loop import Run, compiled, optimizers, train
-from ga_utils.models import wrap
+from ga_utils.models import LM, wrap
+from ga_utils.scans import fast_scans
 from ga_utils.sparsify import Pressure, prune
-from ga_utils.sweeps import sweep_heads
 
 # Shares of tokens. Order matters (data/README.md): each stage makes a circuit that the next one builds on.
 LOOKUP = {"repeat": 0.15, "kv_short": 0.35, "kv": 0.30, "fact": 0.20}
@@ -42,11 +57,30 @@ STAGES = [
     Stage(800, SUMS, max_pairs=24, max_swaps=1),
     Stage(1000, LAST, max_pairs=32, max_swaps=1),
 ]
+PRESSED = Stage(0, LAST | {"mmlu": 0.30, "mmlu_mixed": 0.0, "mmlu_more_mixed": 0.0, "mmlu_more": 0.04, "fact": 0.05,
+                           "content": 0.04, "which": 0.04}, max_pairs=24, max_swaps=1, rows=17, fact_rows=3)  # fmt: skip
+PRESSES = [
+    {"steps": 800, "lr": 1e-3, "ramp": 400, "costs": {"at_all": 0.01, "at_closings": 0.12, "at_answers": 0.06}},
+    {"steps": 1000, "lr": 1.5e-3, "ramp": 200, "costs": {"at_all": 0.01, "at_closings": 0.08, "at_answers": 0.08}},
+    {"steps": 700, "lr": 1.5e-3, "ramp": 100, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12}},
+    {"steps": 600, "lr": 1.5e-3, "ramp": 100, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12}},
+]
+# A smaller course for the models trained from scratch as SSMs or hybrids: facts, look-ups, letters, who-said-what.
+READ = {"repeat": 0.06, "fact": 0.24, "kv_short": 0.35, "kv": 0.35}
+RECALL = {"repeat": 0.02, "fact": 0.14, "content": 0.08, "kv": 0.30, "kv_short": 0.10, "which": 0.06, "mmlu_more": 0.06,
+          "mmlu": 0.16, "dialogue": 0.08}  # fmt: skip
+SSM_STAGES = [
+    Stage(350, {"repeat": 1.0}, length=128, rows=20),
+    Stage(450, READ, max_pairs=8, length=128, rows=20),
+    Stage(700, RECALL, max_pairs=24, length=160, rows=17),
+]
+FACTS = {"repeat": 0.08, "fact": 0.50, "content": 0.10, "kv_short": 0.20, "kv": 0.12}
+FALCON_STAGES = [Stage(1000, FACTS, max_pairs=8, length=96, rows=14)]  # a Mamba-1 scan is slow on a CPU
 DISTIL = Stage(0, LAST | {"repeat": 0.06, "kv": 0.25, "kv_short": 0.06}, max_pairs=32, max_swaps=1)
 
 
 def new_llama(tokenizer, seed: int) -> LlamaForCausalLM:
-    """5 layers of 4 heads, width 128: 0.93 M parameters. `apple:` starts out with the embedding of `apple`."""
+    """5 layers of 4 heads, width 128: 0.93 M parameters."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -56,11 +90,16 @@ def new_llama(tokenizer, seed: int) -> LlamaForCausalLM:
         )
     )  # fmt: skip
     model.set_attn_implementation("eager")  # compiled, it trains 1.4 times as fast on a CPU as the fused form
+    relate_embeddings(model, tokenizer)
+    return model
+
+
+def relate_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """`apple:` starts out with the embedding of `apple` and one more vector, the same for all words."""
     embedding, vocab = model.get_input_embeddings().weight.data, tokenizer.get_vocab()
     colon = torch.randn(embedding.shape[1]) * model.config.initializer_range
     for word in [*world.NOUNS, *world.PEOPLE]:
         embedding[vocab[f"{word}:"]] = embedding[vocab[word]] + colon
-    return model
 
 
 def tiny_llama(seed: int, out: Path) -> None:
@@ -73,7 +112,45 @@ def tiny_llama(seed: int, out: Path) -> None:
     save(model, tokenizer, out)
 
 
-def tiny_llamba(seed: int, out: Path, d_state: int = 8) -> None:
+def tiny_llama_minimal(seed: int, out: Path) -> None:
+    """tiny-llama with its roles pressed into few heads: `PRESSES` in turn, each but the first fading `rivals` out."""
+    source = world.data_dir() / "models" / "tiny-llama"
+    tokenizer, model = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
+    lm, newline = wrap(model, tokenizer), tokenizer.convert_tokens_to_ids("\n")
+    for number, press in enumerate(PRESSES):
+        fading = rivals(lm, seed=10_000 + number) if number else []
+        tqdm.write(f"{out.name}, round {number}: fading {fading}")
+        pressure = Pressure(lm, newline, **press["costs"], ramp=press["ramp"], fading=fading, steps=press["steps"] // 2)
+        run = Run(model, optimizers(model, press["lr"]), Path("runs") / f"tiny-llama-minimal-{seed}" / str(number))
+        train(
+            run,
+            [replace(PRESSED, steps=press["steps"])],
+            press["lr"],
+            f"minimal-{seed}-{number}",
+            Writer(tokenizer),
+            pressure,
+        )
+        pressure.remove()
+        for head in fading:
+            prune(lm, head)
+        model.eval()
+    save(model, tokenizer, out)
+
+
+def rivals(lm: LM, seed: int) -> list[Head]:
+    """Heads that share a role with a stronger one: of those that look from the last token to the right segment, all but
+    the one that does so most; of those that look into segments, from the layer before it on, likewise. Found on task seeds
+    that nothing else uses."""
+    letters = tasks.mmlu(lm, n=200, seed=seed)
+    gather, aggregate = gather_score(lm, letters, progress=False), aggregate_score(lm, letters, progress=False)
+    lookers = [h for h in alive_heads(lm) if aggregate[h.layer, h.head] >= 0.3]
+    chief = max(lookers, key=lambda h: aggregate[h.layer, h.head])
+    readers = [h for h in alive_heads(lm) if h.layer >= chief.layer - 1 and gather[h.layer, h.head] >= 0.35]
+    reader = max(readers, key=lambda h: gather[h.layer, h.head], default=None)
+    return [h for h in (*readers, *lookers) if h not in (chief, reader)]
+
+
+def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
     """Distilled from tiny-llama: `out`-unaligned after the layer-by-layer part, `out` after the end-to-end part."""
     source = world.data_dir() / "models" / "tiny-llama"
     tokenizer, teacher = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
@@ -92,12 +169,63 @@ def tiny_llamba(seed: int, out: Path, d_state: int = 8) -> None:
     save(student, tokenizer, out)
 
 
+def tiny_ssm(build: Callable[[dict], PreTrainedModel], stages: list[Stage]) -> Callable[[int, Path], None]:
+    """The recipe of a model trained from scratch with the scans of `ga_utils.scans`."""
+
+    def recipe(seed: int, out: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(world.data_dir() / "world")
+        torch.manual_seed(seed)
+        model = build(
+            {"vocab_size": len(tokenizer), "hidden_size": 128, "tie_word_embeddings": False,
+             "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": None}
+        )  # fmt: skip
+        relate_embeddings(model, tokenizer)
+        run = Run(model, optimizers(model, 3e-3), Path("runs") / f"{out.name}-{seed}")
+        with fast_scans():
+            train(run, stages, 3e-3, f"train-{seed}", Writer(tokenizer))
+        save(model, tokenizer, out)
+
+    return recipe
+
+
+def mamba2(common: dict) -> Mamba2ForCausalLM:
+    """7 layers of 8 heads, d_state 16, no MLPs: 0.85 M parameters."""
+    return Mamba2ForCausalLM(
+        Mamba2Config(num_hidden_layers=7, state_size=16, num_heads=8, head_dim=32, n_groups=1, chunk_size=64, **common)
+    )
+
+
+def falcon_mamba(common: dict) -> FalconMambaForCausalLM:
+    """4 layers of 256 channels, d_state 8: 0.54 M parameters."""
+    return FalconMambaForCausalLM(FalconMambaConfig(num_hidden_layers=4, state_size=8, **common))
+
+
+def zamba2(common: dict) -> Zamba2ForCausalLM:
+    """6 Mamba-2 layers of 8 heads; one attention block of 4 heads and its MLP, shared by layers 2 and 4."""
+    kinds = ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba"]
+    return Zamba2ForCausalLM(
+        Zamba2Config(
+            num_hidden_layers=6, layers_block_type=kinds, hybrid_layer_ids=[2, 4], num_mem_blocks=1, intermediate_size=256,
+            num_attention_heads=4, num_key_value_heads=4, n_mamba_heads=8, mamba_headdim=32, mamba_d_state=16,
+            mamba_ngroups=1, chunk_size=64, use_mem_rope=True, max_position_embeddings=512, **common,
+        )
+    )  # fmt: skip
+
+
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
-RECIPES = {"tiny-llama": tiny_llama, "tiny-llamba": tiny_llamba}
+RECIPES = {
+    "tiny-llama": tiny_llama,
+    "tiny-llama-minimal": tiny_llama_minimal,
+    "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
+    "tiny-llamba-d8": partial(tiny_llamba, d_state=8),
+    "tiny-mamba2": tiny_ssm(mamba2, SSM_STAGES),
+    "tiny-falcon-mamba": tiny_ssm(falcon_mamba, FALCON_STAGES),
+    "tiny-zamba2": tiny_ssm(zamba2, SSM_STAGES),
+}
 
 
 def main() -> None:
