@@ -145,7 +145,8 @@ def mask_last_row(lm: LM, kind: str = "attention") -> Iterator[LM]:
 
     The last row of the attention matrix is what aggregates: with it masked, earlier positions may still gather,
     but the answer's position can no longer fetch anything through these mixers (the paper's test on Zamba2-7B).
-    Right-padded rows end where their attention mask ends.
+    Right-padded rows end where their attention mask ends. Where a choice has several tokens, only the last position
+    before its end is masked, not those before it.
 
     Args:
         kind: "attention", or "mamba1" / "mamba2" for the contrast.

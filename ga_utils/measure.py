@@ -20,7 +20,8 @@ from ga_utils.scoring import Score, evaluate
 from ga_utils.sweeps import sweep_layers
 
 SEED = 20261123
-PAIRS = (2, 4, 8, 12, 16, 24)
+PAIRS = (2, 4, 8, 16, 24, 32)
+PRESSED, LAYERS = "tiny-llama-minimal", 4  # the headline: the fewest first layers that know 90 % of the facts
 
 
 def all_tasks(lm: LM, n: int, seed: int = SEED) -> dict[str, list[Example]]:
@@ -81,13 +82,14 @@ def main() -> None:
     args = parser.parse_args()
     models = [load_model(name) for name in args.models]
     print(markdown(frame({lm.name: accuracies(lm, args.n) for lm in models})), "\n")
-    for lm in models:
-        table, rest = headline(lm, args.n)
-        print(markdown(table) if len(table) else "", rest, "", sep="\n")
-        prefix = sweep_layers(
-            lm, {"mmlu": tasks.mmlu(lm, n=args.n, seed=SEED), "knowledge": tasks.knowledge(lm, n=args.n, seed=SEED)}
-        )
-        print(f"{lm.name}, first layers kept:\n", prefix.frame().round(3), "\n")
+    table, rest = headline(load_model(PRESSED, n_layers=LAYERS), args.n)
+    print(f"First {LAYERS} layers of {PRESSED}: {rest}\n", markdown(table) if len(table) else "", "", sep="\n")
+    whole = load_model("tiny-llama")
+    examples = {
+        "mmlu": tasks.mmlu(whole, n=args.n, seed=SEED),
+        "knowledge": tasks.knowledge(whole, n=args.n, seed=SEED),
+    }
+    print("tiny-llama, first layers kept:\n", sweep_layers(whole, examples).frame().round(3), "\n")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from ga_utils import llamba  # noqa: F401  makes Llamba known to AutoModelForCau
 from ga_utils.world import data_dir
 
 TINY = (
-    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-llamba-d8", "tiny-falcon-mamba",
-    "tiny-mamba2", "tiny-zamba2",
+    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-falcon-mamba",
 )  # fmt: skip
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,12 +15,8 @@ from transformers import (
     FalconMambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    Mamba2Config,
-    Mamba2ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Zamba2Config,
-    Zamba2ForCausalLM,
 )
 
 from ga_utils import tasks, world
@@ -64,18 +58,10 @@ PRESSES = [
     {"steps": 1000, "lr": 1.5e-3, "ramp": 200, "costs": {"at_all": 0.01, "at_closings": 0.08, "at_answers": 0.08}},
     {"steps": 700, "lr": 1.5e-3, "ramp": 100, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12}},
     {"steps": 600, "lr": 1.5e-3, "ramp": 100, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12}},
-]
-# A smaller course for the models trained from scratch as SSMs or hybrids: facts, look-ups, letters, who-said-what.
-READ = {"repeat": 0.06, "fact": 0.24, "kv_short": 0.35, "kv": 0.35}
-RECALL = {"repeat": 0.02, "fact": 0.14, "content": 0.08, "kv": 0.30, "kv_short": 0.10, "which": 0.06, "mmlu_more": 0.06,
-          "mmlu": 0.16, "dialogue": 0.08}  # fmt: skip
-SSM_STAGES = [
-    Stage(350, {"repeat": 1.0}, length=128, rows=20),
-    Stage(450, READ, max_pairs=8, length=128, rows=20),
-    Stage(700, RECALL, max_pairs=24, length=160, rows=17),
+    {"steps": 500, "lr": 1.5e-3, "ramp": 50, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.30}},
 ]
 FACTS = {"repeat": 0.08, "fact": 0.50, "content": 0.10, "kv_short": 0.20, "kv": 0.12}
-FALCON_STAGES = [Stage(1000, FACTS, max_pairs=8, length=96, rows=14)]  # a Mamba-1 scan is slow on a CPU
+FALCON = Stage(450, FACTS, max_pairs=8, length=96, rows=14)  # a Mamba-1 scan is slow on a CPU
 DISTIL = Stage(0, LAST | {"repeat": 0.06, "kv": 0.25, "kv_short": 0.06}, max_pairs=32, max_swaps=1)
 
 
@@ -144,13 +130,13 @@ def rivals(lm: LM, seed: int) -> list[Head]:
     letters = tasks.mmlu(lm, n=200, seed=seed)
     gather, aggregate = gather_score(lm, letters, progress=False), aggregate_score(lm, letters, progress=False)
     lookers = [h for h in alive_heads(lm) if aggregate[h.layer, h.head] >= 0.3]
-    chief = max(lookers, key=lambda h: aggregate[h.layer, h.head])
+    chief = max(alive_heads(lm), key=lambda h: aggregate[h.layer, h.head])
     readers = [h for h in alive_heads(lm) if h.layer >= chief.layer - 1 and gather[h.layer, h.head] >= 0.35]
     reader = max(readers, key=lambda h: gather[h.layer, h.head], default=None)
     return [h for h in (*readers, *lookers) if h not in (chief, reader)]
 
 
-def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
+def tiny_llamba(seed: int, out: Path, d_state: int = 8) -> None:
     """Distilled from tiny-llama: `out`-unaligned after the layer-by-layer part, `out` after the end-to-end part."""
     source = world.data_dir() / "models" / "tiny-llama"
     tokenizer, teacher = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
@@ -169,47 +155,21 @@ def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
     save(student, tokenizer, out)
 
 
-def tiny_ssm(build: Callable[[dict], PreTrainedModel], stages: list[Stage]) -> Callable[[int, Path], None]:
-    """The recipe of a model trained from scratch with the scans of `ga_utils.scans`."""
-
-    def recipe(seed: int, out: Path) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(world.data_dir() / "world")
-        torch.manual_seed(seed)
-        model = build(
-            {"vocab_size": len(tokenizer), "hidden_size": 128, "tie_word_embeddings": False,
-             "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": None}
-        )  # fmt: skip
-        relate_embeddings(model, tokenizer)
-        run = Run(model, optimizers(model, 3e-3), Path("runs") / f"{out.name}-{seed}")
-        with fast_scans():
-            train(run, stages, 3e-3, f"train-{seed}", Writer(tokenizer))
-        save(model, tokenizer, out)
-
-    return recipe
-
-
-def mamba2(common: dict) -> Mamba2ForCausalLM:
-    """7 layers of 8 heads, d_state 16, no MLPs: 0.85 M parameters."""
-    return Mamba2ForCausalLM(
-        Mamba2Config(num_hidden_layers=7, state_size=16, num_heads=8, head_dim=32, n_groups=1, chunk_size=64, **common)
-    )
-
-
-def falcon_mamba(common: dict) -> FalconMambaForCausalLM:
-    """4 layers of 256 channels, d_state 8: 0.54 M parameters."""
-    return FalconMambaForCausalLM(FalconMambaConfig(num_hidden_layers=4, state_size=8, **common))
-
-
-def zamba2(common: dict) -> Zamba2ForCausalLM:
-    """6 Mamba-2 layers of 8 heads; one attention block of 4 heads and its MLP, shared by layers 2 and 4."""
-    kinds = ["mamba", "mamba", "hybrid", "mamba", "hybrid", "mamba"]
-    return Zamba2ForCausalLM(
-        Zamba2Config(
-            num_hidden_layers=6, layers_block_type=kinds, hybrid_layer_ids=[2, 4], num_mem_blocks=1, intermediate_size=256,
-            num_attention_heads=4, num_key_value_heads=4, n_mamba_heads=8, mamba_headdim=32, mamba_d_state=16,
-            mamba_ngroups=1, chunk_size=64, use_mem_rope=True, max_position_embeddings=512, **common,
+def tiny_falcon_mamba(seed: int, out: Path) -> None:
+    """Mamba-1 from scratch: 4 layers of 256 channels, d_state 8, 0.56 M parameters; mostly facts."""
+    tokenizer = AutoTokenizer.from_pretrained(world.data_dir() / "world")
+    torch.manual_seed(seed)
+    model = FalconMambaForCausalLM(
+        FalconMambaConfig(
+            vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, state_size=8, tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, eos_token_id=None,
         )
     )  # fmt: skip
+    relate_embeddings(model, tokenizer)
+    run = Run(model, optimizers(model, 3e-3), Path("runs") / f"{out.name}-{seed}")
+    with fast_scans():
+        train(run, [FALCON], 3e-3, f"train-{seed}", Writer(tokenizer))
+    save(model, tokenizer, out)
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
@@ -221,10 +181,7 @@ RECIPES = {
     "tiny-llama": tiny_llama,
     "tiny-llama-minimal": tiny_llama_minimal,
     "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
-    "tiny-llamba-d8": partial(tiny_llamba, d_state=8),
-    "tiny-mamba2": tiny_ssm(mamba2, SSM_STAGES),
-    "tiny-falcon-mamba": tiny_ssm(falcon_mamba, FALCON_STAGES),
-    "tiny-zamba2": tiny_ssm(zamba2, SSM_STAGES),
+    "tiny-falcon-mamba": tiny_falcon_mamba,
 }
 
 

@@ -7,61 +7,77 @@ import ga_utils as ga
 
 pytestmark = pytest.mark.slow
 SEED = 777_001
-PURE = ("tiny-llamba", "tiny-mamba2", "tiny-falcon-mamba")
+PURE = ("tiny-llamba-unaligned", "tiny-llamba", "tiny-falcon-mamba")
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {
-        name: ga.load_model(name, device="cpu")
-        for name in (*PURE, "tiny-llamba-unaligned", "tiny-llamba-d8", "tiny-zamba2")
-    }
+    return {name: ga.load_model(name, device="cpu") for name in PURE}
 
 
 def kv(lm, n_pairs, n=1000):
     return ga.evaluate(lm, ga.tasks.kv_retrieval(lm, n_pairs=n_pairs, n=n, seed=SEED)).accuracy
 
 
-@pytest.mark.parametrize("name", [*PURE, "tiny-llamba-unaligned", "tiny-llamba-d8", "tiny-zamba2"])
+@pytest.mark.parametrize("name", PURE)
 def test_every_model_knows_the_facts(models, name):
     assert ga.evaluate(models[name], ga.tasks.knowledge(models[name], n=1000, seed=SEED)).accuracy >= 0.95
 
 
-@pytest.mark.parametrize("name", [*PURE, "tiny-llamba-unaligned"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny-llamba-unaligned",
+        "tiny-falcon-mamba",
+        pytest.param(
+            "tiny-llamba",
+            marks=pytest.mark.xfail(strict=True, reason="end-to-end training closed the gap to about 11 points"),
+        ),
+    ],
+)
 def test_pure_ssms_fall_behind_at_16_pairs(models, tiny, name):
     parameters = models[name].model.num_parameters() / tiny.model.num_parameters()
     assert parameters > 0.55
     assert kv(tiny, 16) - kv(models[name], 16) >= 0.15
 
 
-def test_the_gap_grows_with_pairs_and_shrinks_with_d_state(models, tiny):
-    gaps = {
-        name: [kv(tiny, p, n=500) - kv(models[name], p, n=500) for p in (4, 16, 32)]
-        for name in ("tiny-llamba", "tiny-llamba-d8")
-    }
-    assert all(gap == sorted(gap) for gap in gaps.values())
-    assert gaps["tiny-llamba"][2] > gaps["tiny-llamba-d8"][2] + 0.05
+def test_the_gap_grows_with_the_number_of_pairs(models, tiny):
+    gaps = [kv(tiny, p, n=500) - kv(models["tiny-llamba"], p, n=500) for p in (4, 16, 32)]
+    assert gaps == sorted(gaps) and gaps[0] < 0.03 and gaps[2] >= 0.15
 
 
 def test_the_ssms_aggregate_rows_are_smoother(models, tiny):
     """Each model's best aggregator, found on other prompts; difference of means with its 95 % interval above 0."""
     sharp = {}
     for lm in (tiny, models["tiny-llamba"]):
-        scores = ga.aggregate_score(lm, ga.tasks.kv_retrieval(lm, n_pairs=8, n=50, seed=6), progress=False)
+        scores = ga.aggregate_score(lm, ga.tasks.mmlu(lm, n=50, seed=6), progress=False)
         layer, head = (int(i) for i in np.unravel_index(scores.argmax(), scores.shape))
-        examples = ga.tasks.kv_retrieval(lm, n_pairs=8, n=100, seed=SEED)
+        examples = ga.tasks.mmlu(lm, n=100, seed=SEED)
         sharp[lm.name] = [ga.sharpness(ga.attention_map(lm, e.prompt, layer, [head]))[0, -1].item() for e in examples]
     difference = np.subtract(*sharp.values())
     assert difference.mean() - 1.96 * difference.std(ddof=1) / len(difference) ** 0.5 > 0
 
 
-def test_without_attentions_last_row_the_hybrid_knows_but_does_not_retrieve(models):
-    lm = models["tiny-zamba2"]
+def test_without_attentions_last_row_a_hybrid_knows_but_does_not_retrieve(models, tiny):
+    """The hybrid put together from the student and the teacher's layer that repairs it."""
+    lm = models["tiny-llamba-unaligned"]
     facts = ga.tasks.knowledge(lm, n=1000, seed=SEED)
-    known, found = ga.evaluate(lm, facts).accuracy, kv(lm, 16)
-    with ga.mask_last_row(lm):
-        assert abs(ga.evaluate(lm, facts).accuracy - known) <= 0.03
-        assert kv(lm, 16) <= found / 5
+    with ga.replace_layer(lm, tiny, repairing(lm, tiny)):
+        known, found = ga.evaluate(lm, facts).accuracy, kv(lm, 16)
+        with ga.mask_last_row(lm):
+            assert abs(ga.evaluate(lm, facts).accuracy - known) <= 0.03
+            assert kv(lm, 16) <= found / 5
+
+
+def repairing(student, teacher):
+    """The layer that brings most of KV retrieval back, found on other questions than those of the tests."""
+    examples = ga.tasks.kv_retrieval(student, n_pairs=16, n=100, seed=6)
+
+    def accuracy(layer):
+        with ga.replace_layer(student, teacher, layer):
+            return ga.evaluate(student, examples).accuracy
+
+    return max(range(student.n_layers), key=accuracy)
 
 
 def test_one_layer_and_one_head_of_attention_bring_retrieval_back(models, tiny):

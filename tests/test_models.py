@@ -18,9 +18,7 @@ PROMPT = "The flag of Arvo is"
 CLASSES = {
     "tiny-llama": "LlamaForCausalLM",
     "tiny-llama-minimal": "LlamaForCausalLM",
-    "tiny-mamba2": "Mamba2ForCausalLM",
     "tiny-falcon-mamba": "FalconMambaForCausalLM",
-    "tiny-zamba2": "Zamba2ForCausalLM",
 }  # fmt: skip  all others are Llambas
 
 
