@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import ga_utils as ga
-from ga_utils import world
+from ga_utils import items, world
 from ga_utils.curriculum import KINDS, Stage, Writer
 
 
@@ -150,3 +150,12 @@ def test_tasks_refuse_nonsense(tiny):
         ga.tasks.mmlu(tiny, n=0)
     with pytest.raises(ValueError, match="n_pairs=1"):
         ga.tasks.kv_retrieval(tiny, n_pairs=1)
+
+
+def test_the_partner_question_of_training_names_who_swapped_with_whom():
+    rng = random.Random(0)
+    for _ in range(50):
+        story = items.bbh(rng)
+        a, b = re.search(r"(\w+) and (\w+) swap", story.text).groups()
+        asked = {question.split()[2]: choices[answer].strip() for question, choices, answer in story.easier}
+        assert asked == {a: b, b: a}
