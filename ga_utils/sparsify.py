@@ -7,7 +7,7 @@ Three kinds of pressure concentrate the roles; none says what a head is to do.
    and a concave function counts it. Two heads that each do half of a job then cost more than one that does it all.
 2. Fading: chosen heads are turned down to nothing over hundreds of steps, while the model trains on, and are then
    pruned. (Pruned at once, the model falls back to chance and takes long to recover.)
-3. Rows of facts alone are read with one random head disabled, so that no single head decides over knowledge: large
+3. Rows of facts alone are read with one head disabled, each in its turn, so that no single head decides over knowledge: large
    models have that redundancy from their size.
 """
 
