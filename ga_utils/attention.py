@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ga_utils.heads import Head, check_heads, truncate
+from ga_utils.heads import Head, check_heads
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
 from ga_utils.ssm import Scan, scan_of
@@ -64,8 +64,7 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
             )
     heads = list(heads)
     check_heads(lm, [Head(layer, head) for head in heads])
-    with truncate(lm, layer + 1):
-        return next(_patterns(lm, [prompt], {layer: heads}))[layer]
+    return next(_patterns(lm, [prompt], {layer: heads}))[layer]
 
 
 def scan(lm: LM, prompt: str, layer: int) -> Scan:
@@ -79,12 +78,14 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
         layers = sorted({mixer.layer for mixer in lm.mixers if mixer.kind != "attention"})
         raise ValueError(f"layer {layer} of {lm.name} has no SSM; layers that have one: {layers or 'none'}")
     seen: list[torch.Tensor] = []
-    handle = mixers[0].module.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"])[0]), with_kwargs=True
-    )
+
+    def keep_input(module, args, kwargs):
+        seen.append(_input(args, kwargs))
+        raise _Enough
+
+    handle = mixers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True)
     try:
-        with truncate(lm, layer + 1), torch.no_grad():
-            lm.model(input_ids=lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device), use_cache=False)
+        _read(lm, prompt)
     finally:
         handle.remove()
     return scan_of(mixers[0].module, seen[-1])
@@ -170,25 +171,44 @@ def _mean_score(lm: LM, examples: list[Example], score, progress: bool) -> np.nd
     return total / len(examples)
 
 
+class _Enough(Exception):
+    """Ends a forward pass: all that was asked for has been seen. What comes after would be time and memory for nothing."""
+
+
 @torch.no_grad()
+def _read(lm: LM, prompt: str) -> None:
+    """One forward pass, for its hooks; one of them may end it with `_Enough`."""
+    ids = lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device)
+    with suppress(_Enough):
+        lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+
+def _input(args: tuple, kwargs: dict) -> torch.Tensor:
+    """What a mixer was called with, for a single prompt: [pos, d_model]."""
+    return (args[0] if args else kwargs["hidden_states"])[0]
+
+
 def _patterns(lm: LM, prompts: Iterable[str], layers: dict[int, list[int]]) -> Iterator[dict[int, torch.Tensor]]:
     """For each prompt: {layer: [its heads that were asked for, query, key]} float32, with one forward pass."""
-    latest: dict[nn.Module, torch.Tensor] = {}  # a mixer's attention weights, or an SSM's input
+    weights: dict[nn.Module, torch.Tensor] = {}  # what an attention module gave last: [head, query, key]
     caught: dict[int, dict[int, torch.Tensor]] = {}  # layer -> head -> map
+    n_wanted = sum(map(len, layers.values()))
+
+    def catch(mixer: Mixer, wanted: list[int], maps: torch.Tensor) -> None:
+        caught.setdefault(mixer.layer, {}).update(zip(wanted, maps.float()))
+        if sum(map(len, caught.values())) == n_wanted:
+            raise _Enough
 
     def keep_weights(module, args, output):
-        latest[module] = output[1][0]
+        weights[module] = output[1][0]
 
-    def keep_input(module, args, kwargs):
-        latest[module] = (args[0] if args else kwargs["hidden_states"])[0]
-
-    def read(mixer: Mixer, wanted: list[int]):
+    def read_attention(mixer: Mixer, wanted: list[int]):
         # When its layer is done: a module that Zamba2 shares between depths has then run last at this one.
-        def hook(module, args, output):
-            rows = [head - mixer.first for head in wanted]
-            seen = latest[mixer.module]
-            maps = seen[rows] if mixer.kind == "attention" else scan_of(mixer.module, seen).matrix(rows)
-            caught.setdefault(mixer.layer, {}).update(zip(wanted, maps.float()))
+        return lambda *_: catch(mixer, wanted, weights[mixer.module][[head - mixer.first for head in wanted]])
+
+    def read_scan(mixer: Mixer, wanted: list[int]):
+        def hook(module, args, kwargs):
+            catch(mixer, wanted, scan_of(module, _input(args, kwargs)).matrix([head - mixer.first for head in wanted]))
 
         return hook
 
@@ -200,12 +220,13 @@ def _patterns(lm: LM, prompts: Iterable[str], layers: dict[int, list[int]]) -> I
                 continue
             if mixer.kind == "attention":
                 stack.callback(mixer.module.register_forward_hook(keep_weights).remove)
+                stack.callback(mixer.block.register_forward_hook(read_attention(mixer, wanted)).remove)
             else:
-                stack.callback(mixer.module.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
-            stack.callback(mixer.block.register_forward_hook(read(mixer, wanted)).remove)
+                hook = mixer.module.register_forward_pre_hook(read_scan(mixer, wanted), with_kwargs=True)
+                stack.callback(hook.remove)
         for prompt in prompts:
-            ids = lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.device)
-            lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            caught.clear()
+            _read(lm, prompt)
             yield {layer: torch.stack([caught[layer][head] for head in heads]) for layer, heads in layers.items()}
 
 

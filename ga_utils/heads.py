@@ -140,37 +140,40 @@ def truncate(lm: LM, n_layers: int) -> Iterator[LM]:
 
 
 @contextmanager
-def mask_last_row(lm: LM, kind: str = "attention") -> Iterator[LM]:
+def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM]:
     """All mixers of one kind give nothing to the last position; everywhere else they work as ever.
 
     The last row of the attention matrix is what aggregates: with it masked, earlier positions may still gather,
     but the answer's position can no longer fetch anything through these mixers (the paper's test on Zamba2-7B).
-    Right-padded rows end where their attention mask ends. Where a choice has several tokens, only the last position
-    before its end is masked, not those before it.
+    Right-padded prompts end where their attention mask ends.
 
     Args:
         kind: "attention", or "mamba1" / "mamba2" for the contrast.
+        rows: how many positions from the end are masked. A choice of k tokens is predicted at k positions: rows=k is the
+            strict test there, rows=1 masks only the last of them.
 
     Raises:
-        ValueError: the model has no mixer of that kind; the message says which it has.
+        ValueError: the model has no mixer of that kind (the message says which it has), or `rows` is not positive.
     """
     mixers = [mixer for mixer in lm.mixers if mixer.kind == kind]
     if not mixers:
         kinds = sorted({mixer.kind for mixer in lm.mixers})
         raise ValueError(f"{lm.name} has no {kind!r} mixers to mask: it has {', '.join(kinds)}")
-    last: list[torch.Tensor | int] = [-1]
+    if rows < 1:
+        raise ValueError(f"rows={rows}: mask at least the last row, rows=1")
+    end: list[torch.Tensor | None] = [None]  # of each prompt in the batch: [batch, 1]
 
-    def find_last(module, args, kwargs):
+    def find_end(module, args, kwargs):
         mask = kwargs.get("attention_mask")
-        last[0] = -1 if mask is None else (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+        end[0] = None if mask is None else (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1, True)
 
     def silence(z):
-        z = z.clone()
-        z[torch.arange(len(z), device=z.device), last[0]] = 0
-        return z
+        position = torch.arange(z.shape[1], device=z.device)[None]
+        stop = z.shape[1] if end[0] is None else end[0]
+        return z.masked_fill(((position < stop) & (position >= stop - rows)).unsqueeze(-1), 0)
 
     with ExitStack() as hooks:
-        hooks.callback(lm.model.register_forward_pre_hook(find_last, with_kwargs=True).remove)
+        hooks.callback(lm.model.register_forward_pre_hook(find_end, with_kwargs=True).remove)
         for mixer in mixers:
             hooks.enter_context(mixer.on_z(silence))
         yield lm

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     FalconMambaConfig,
     FalconMambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Mamba2Config,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Zamba2Config,
 )
 
 from ga_utils import tasks, world
@@ -60,6 +66,13 @@ PRESSES = [
     {"steps": 600, "lr": 1.5e-3, "ramp": 100, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12}},
     {"steps": 500, "lr": 1.5e-3, "ramp": 50, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.30}},
 ]
+SSM_STAGES = [
+    Stage(300, {"repeat": 1.0}),
+    Stage(350, LOOKUP, max_pairs=6),
+    Stage(400, STORIES, max_pairs=12),
+    Stage(750, LETTERS, max_pairs=16, max_swaps=1),
+    Stage(600, LAST, max_pairs=24, max_swaps=1),
+]
 FACTS = {"repeat": 0.08, "fact": 0.50, "content": 0.10, "kv_short": 0.20, "kv": 0.12}
 FALCON = Stage(450, FACTS, max_pairs=8, length=96, rows=14)  # a Mamba-1 scan is slow on a CPU
 DISTIL = Stage(0, LAST | {"repeat": 0.06, "kv": 0.25, "kv_short": 0.06}, max_pairs=32, max_swaps=1)
@@ -99,8 +112,9 @@ def tiny_llama(seed: int, out: Path) -> None:
 
 
 def tiny_llama_minimal(seed: int, out: Path) -> None:
-    """tiny-llama with its roles pressed into few heads: `PRESSES` in turn, each but the first fading `rivals` out."""
-    source = world.data_dir() / "models" / "tiny-llama"
+    """The tiny-llama next to `out`, its roles pressed into few heads: `PRESSES` in turn, each but the first fading
+    `rivals` out."""
+    source = out.with_name("tiny-llama")
     tokenizer, model = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
     lm, newline = wrap(model, tokenizer), tokenizer.convert_tokens_to_ids("\n")
     for number, press in enumerate(PRESSES):
@@ -136,9 +150,14 @@ def rivals(lm: LM, seed: int) -> list[Head]:
     return [h for h in (*readers, *lookers) if h not in (chief, reader)]
 
 
-def tiny_llamba(seed: int, out: Path, d_state: int = 8) -> None:
-    """Distilled from tiny-llama: `out`-unaligned after the layer-by-layer part, `out` after the end-to-end part."""
-    source = world.data_dir() / "models" / "tiny-llama"
+def tiny_llamba(seed: int, out: Path) -> None:
+    """Distilled from the tiny-llama next to `out`, with `out`-unaligned left behind on the way."""
+    distilled(seed, out, d_state=4, unaligned=out.with_name(f"{out.name}-unaligned"))
+
+
+def distilled(seed: int, out: Path, d_state: int, unaligned: Path | None = None) -> None:
+    """A Llamba from the tiny-llama next to `out`: first layer by layer (saved as `unaligned`), then end to end."""
+    source = out.with_name("tiny-llama")
     tokenizer, teacher = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
     torch.manual_seed(seed)
     student, folder = from_llama(teacher, d_state), Path("runs") / f"{out.name}-{seed}"
@@ -148,7 +167,8 @@ def tiny_llamba(seed: int, out: Path, d_state: int = 8) -> None:
     run = Run(student, optimizers(student, 2e-3), folder / "align")
     train(run, [replace(DISTIL, steps=1500)], 2e-3, f"align-{seed}", Writer(tokenizer), alignment)
     alignment.remove()
-    save(student, tokenizer, out.with_name(f"{out.name}-unaligned"))
+    if unaligned:
+        save(student, tokenizer, unaligned)
     student.requires_grad_(True)
     run = Run(student, optimizers(student, 1e-3), folder / "end-to-end")
     train(run, [replace(DISTIL, steps=1500)], 1e-3, f"end-to-end-{seed}", Writer(tokenizer), prediction_loss(teacher))
@@ -172,6 +192,55 @@ def tiny_falcon_mamba(seed: int, out: Path) -> None:
     save(model, tokenizer, out)
 
 
+def tiny_mamba2(seed: int, out: Path) -> None:
+    """Mamba-2 from scratch: 4 layers of 4 heads, d_state 16, 0.53 M parameters."""
+    config = Mamba2Config(num_hidden_layers=4, hidden_size=128, num_heads=4, head_dim=64, state_size=16, n_groups=1,
+                          chunk_size=64)  # fmt: skip
+    from_scratch(config, seed, out)
+
+
+def tiny_zamba2(seed: int, out: Path) -> None:
+    """A hybrid from scratch: 4 layers of 4 Mamba-2 heads, d_state 8; in layers 1 and 3 one shared attention block.
+
+    With Hugging Face's initializer_range of 0.02 attention hardly reaches the stream, and no induction head had formed
+    after 600 steps.
+    """
+    config = Zamba2Config(
+        num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], hidden_size=128, n_mamba_heads=4,
+        mamba_d_state=8, chunk_size=64, num_attention_heads=4, intermediate_size=256, adapter_rank=8, use_mem_rope=True,
+        max_position_embeddings=512, initializer_range=0.06, attn_implementation="eager",
+    )  # fmt: skip
+    from_scratch(config, seed, out)
+
+
+def from_scratch(config: PreTrainedConfig, seed: int, out: Path) -> None:
+    """A Mamba-2 or a hybrid of it through SSM_STAGES."""
+    tokenizer = AutoTokenizer.from_pretrained(world.data_dir() / "world")
+    config.update({"vocab_size": len(tokenizer), "tie_word_embeddings": False, "eos_token_id": None,
+                   "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id})  # fmt: skip
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    relate_embeddings(model, tokenizer)
+    lengthen_memory(model)
+    run = Run(model, optimizers(model, 3e-3), Path("runs") / f"{out.name}-{seed}")
+    with fast_scans(), compiled(model):
+        train(run, SSM_STAGES, 3e-3, f"train-{seed}", Writer(tokenizer))
+    save(model, tokenizer, out)
+
+
+@torch.no_grad()
+def lengthen_memory(model: PreTrainedModel) -> None:
+    """Mamba-2 heads start with step sizes near 1, and half-lives from one to a hundred and fifty tokens.
+
+    Hugging Face's start has step sizes of 0.001 to 0.1, with which next to nothing enters the state at first.
+    """
+    for name, p in model.named_parameters():
+        if name.endswith("A_log"):
+            p.copy_(torch.linspace(math.log(0.5), math.log(0.005), len(p)))
+        if name.endswith("dt_bias"):
+            p.fill_(0.5)
+
+
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -181,7 +250,11 @@ RECIPES = {
     "tiny-llama": tiny_llama,
     "tiny-llama-minimal": tiny_llama_minimal,
     "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
+    "tiny-llamba-d8": partial(distilled, d_state=8),
+    "tiny-llamba-d16": partial(distilled, d_state=16),
     "tiny-falcon-mamba": tiny_falcon_mamba,
+    "tiny-mamba2": tiny_mamba2,
+    "tiny-zamba2": tiny_zamba2,
 }
 
 

@@ -16,8 +16,9 @@ CONFIGS = {
     "falcon_mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},
     "mamba2": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4, "num_heads": 8, "head_dim": 8, "n_groups": 2,
                "chunk_size": 16},
-    "zamba2": ATTENTION | {"num_hidden_layers": 5, "hybrid_layer_ids": [1, 3, 4], "layers_block_type":
-               ["mamba", "hybrid", "mamba", "hybrid", "hybrid"], "num_mem_blocks": 2, "attention_head_dim": 16,
+    # Two shared blocks, three depths. transformers 5.15 numbers the blocks by layer, later ones by depth: here both agree.
+    "zamba2": ATTENTION | {"num_hidden_layers": 5, "hybrid_layer_ids": [2, 3, 4], "layers_block_type":
+               ["mamba", "mamba", "hybrid", "hybrid", "hybrid"], "num_mem_blocks": 2, "attention_head_dim": 16,
                "n_mamba_heads": 8, "mamba_headdim": 8, "mamba_ngroups": 2, "mamba_d_state": 4, "chunk_size": 16,
                "num_key_value_heads": 4, "use_mem_rope": True, "use_shared_attention_adapter": True, "adapter_rank": 4},
     "bamba": ATTENTION | MAMBA2 | {"num_hidden_layers": 3, "attn_layer_indices": [1]},

@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import ExitStack
+from itertools import product
 
 import families
 import pytest
@@ -61,15 +62,15 @@ def test_a_sweep_a_group_and_a_score(family, tokenizer):
 def test_masking_the_last_row_leaves_all_rows_before_it(family, tokenizer):
     lm = families.build(family, tokenizer)
     before = logits(lm, PROMPT)
-    for kind in {mixer.kind for mixer in lm.mixers}:
+    for kind, rows in product({mixer.kind for mixer in lm.mixers}, (1, 3)):
         seen = []
-        with ga.mask_last_row(lm, kind), ExitStack() as watching:
+        with ga.mask_last_row(lm, kind, rows), ExitStack() as watching:
             for mixer in lm.mixers:
                 if mixer.kind == kind:
                     watching.enter_context(mixer.on_z(seen.append))
             inside = logits(lm, PROMPT)
-        assert all((z[0, -1] == 0).all() and z[0, -2].any() for z in seen)
-        torch.testing.assert_close(inside[:-1], before[:-1], atol=1e-5, rtol=1e-5)
+        assert all((z[0, -rows:] == 0).all() and z[0, -rows - 1].any() for z in seen)
+        torch.testing.assert_close(inside[:-rows], before[:-rows], atol=1e-5, rtol=1e-5)
         assert not torch.allclose(inside[-1], before[-1], atol=1e-3)
     examples = ga.tasks.kv_retrieval(lm, n_pairs=2, n=2) + ga.tasks.kv_retrieval(lm, n_pairs=5, n=2)
     with ga.mask_last_row(lm, kind):
@@ -80,6 +81,8 @@ def test_masking_the_last_row_leaves_all_rows_before_it(family, tokenizer):
 def test_a_model_without_attention_has_no_attention_row(tokenizer):
     with pytest.raises(ValueError, match="mamba2 has no 'attention' mixers to mask: it has mamba2"):
         ga.mask_last_row(families.build("mamba2", tokenizer)).__enter__()
+    with pytest.raises(ValueError, match="rows=0: mask at least the last row"):
+        ga.mask_last_row(families.build("mamba2", tokenizer), "mamba2", rows=0).__enter__()
 
 
 def test_an_mlp_layer_has_no_heads(tokenizer):
