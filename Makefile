@@ -1,6 +1,7 @@
 PY := .venv/bin/python
+COLAB := .venv-colab/bin/python
 
-.PHONY: env lab course refresh test
+.PHONY: env lab course refresh test test-colab
 env: .venv/.ready          ## make .venv; nothing to do when it is up to date
 .venv/.ready: pyproject.toml constraints.txt
 	python3 -m venv .venv && $(PY) -m pip install -q -c constraints.txt -e ".[test]" && touch $@
@@ -16,3 +17,8 @@ refresh: env               ## rerun the notebooks in place: their committed outp
 
 test: env                  ## unit tests, then every notebook with nbval
 	$(PY) -m pytest
+
+test-colab: .venv-colab/.ready   ## the same, with the versions of a stock Colab runtime
+	$(COLAB) -m pytest
+.venv-colab/.ready: pyproject.toml tests/colab.txt
+	python3 -m venv .venv-colab && $(COLAB) -m pip install -q -c tests/colab.txt -e ".[test]" && touch $@

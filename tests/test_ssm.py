@@ -4,8 +4,10 @@ import families
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import logits
 
 import ga_utils as ga
+from ga_utils.models import TINY
 from ga_utils.ssm import Scan, scan_of
 
 LENGTHS = [1, 2, 15, 16, 17, 300]  # the models' chunk size is 16
@@ -57,6 +59,24 @@ def test_the_matrix_times_x_is_the_modules_own_output(family, length, tokenizer)
     for mixer in ssm_mixers(families.build(family, tokenizer)):
         hidden = torch.randn(length, 32)
         close(gated(mixer, output(scan_of(mixer.module, hidden)), hidden), run(mixer, hidden), 1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if "llama" not in name])
+def test_and_so_it_is_on_trained_weights(name):
+    """Every layer of every shipped model that has an SSM, on what it really gets when the model reads a prompt."""
+    lm = ga.load_model(name, device="cpu")
+    (example,) = ga.tasks.kv_retrieval(lm, n_pairs=24, n=1, seed=9)
+    for mixer in ssm_mixers(lm):
+        inputs, seen = [], []
+        hook = mixer.module.register_forward_pre_hook(
+            lambda module, args, kwargs, inputs=inputs: inputs.append(args[0] if args else kwargs["hidden_states"]),
+            with_kwargs=True,
+        )
+        with mixer.on_z(seen.append):
+            logits(lm, example.prompt)
+        hook.remove()
+        hidden = inputs[0][0]
+        close(gated(mixer, output(scan_of(mixer.module, hidden)), hidden), seen[0][0], 1e-4)
 
 
 @pytest.mark.parametrize("family", families.SSMS)
