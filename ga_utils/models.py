@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ga_utils import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
+from ga_utils.loading import read_model
 from ga_utils.world import data_dir
 
 TINY = (
@@ -149,10 +150,10 @@ def load_model(name: str, device: str = "auto", dtype: str | torch.dtype = "auto
         device: "auto" takes the GPU if there is one.
         dtype: "auto" is float32 on a CPU, so that results repeat; on a GPU bfloat16, or float16 where
             the hardware has no bfloat16 (T4).
-        n_layers: load only the first layers. The later layers' weights are never read.
+        n_layers: load only the first layers. Files that hold later layers alone are never opened.
 
     Raises:
-        ValueError: unknown name (lists the known ones), or `n_layers` out of range.
+        ValueError: unknown name (lists the known ones), `n_layers` out of range, or weights missing from the files.
     """
     folder = data_dir() / "models" / name if name in TINY else Path(name)
     if not (folder / "config.json").is_file():
@@ -163,14 +164,7 @@ def load_model(name: str, device: str = "auto", dtype: str | torch.dtype = "auto
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = torch.float32 if torch.device(device).type == "cpu" else _half(device)
-    config = AutoConfig.from_pretrained(folder)
-    if n_layers is not None:
-        if not 1 <= n_layers <= config.num_hidden_layers:
-            raise ValueError(
-                f"n_layers={n_layers}: {name} has {config.num_hidden_layers} layers, ask for 1 or more of them"
-            )
-        config.num_hidden_layers = n_layers
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True)
+    model = read_model(folder, dtype, n_layers)
     return wrap(model.to(device), AutoTokenizer.from_pretrained(folder), name=name)
 
 

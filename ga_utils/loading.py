@@ -1,0 +1,88 @@
+"""Reading checkpoints from a folder: the first layers alone if that is asked for, and never with weights missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+INDEX = "model.safetensors.index.json"
+
+
+def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None) -> PreTrainedModel:
+    """A causal language model from safetensors files, or its first layers.
+
+    Of a checkpoint in several files, only those that hold a needed weight are opened.
+
+    Raises:
+        ValueError: `n_layers` out of range, or weights that the files lack or have in another shape; names the first.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    whole = config.num_hidden_layers
+    if n_layers is not None and not 1 <= n_layers <= whole:
+        raise ValueError(f"n_layers={n_layers}: {folder.name} has {whole} layers, ask for 1 or more of them")
+    if n_layers is not None:
+        config = first_layers(config, n_layers)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the weights left out on purpose would fill a page; what matters is checked below
+    try:
+        with needed_files(folder, n_layers or whole) as source:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+    finally:
+        logging.set_verbosity(verbosity)
+    lacking = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
+    if lacking:
+        raise ValueError(f"{folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in another shape: "
+                         f"{lacking[0]}")  # fmt: skip
+    unused = sorted(key for key in found["unexpected_keys"] if layer_of(key) < (n_layers or whole))
+    if unused:
+        warnings.warn(
+            f"{folder} has {len(unused)} weights that a {type(model).__name__} does not: {unused[0]}", stacklevel=2
+        )
+    model.config.name_or_path = str(folder)
+    return model
+
+
+def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
+    """The configuration of the same model with its first layers only; lists with an entry for each layer are cut, too."""
+    whole = config.num_hidden_layers
+    values = {
+        key: value[:n_layers] if isinstance(value, list) and len(value) == whole else value
+        for key, value in config.to_dict().items()
+    }
+    number = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    if number in values:  # NemotronH has none: its list of layer kinds gives the number
+        values[number] = n_layers
+    return type(config).from_dict(values)
+
+
+def layer_of(weight: str) -> int:
+    """The number of the layer that a weight belongs to by its name; -1 if to none."""
+    found = re.search(r"(?:^|\.)layers\.(\d+)\.", weight)
+    return int(found[1]) if found else -1
+
+
+@contextmanager
+def needed_files(folder: Path, n_layers: int) -> Iterator[Path]:
+    """A folder that looks like `folder`, without the files that hold only later layers."""
+    if not (folder / INDEX).is_file():
+        yield folder
+        return
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if layer_of(name) < n_layers}
+    with TemporaryDirectory() as view:
+        for file in {*index["weight_map"].values(), "config.json", "generation_config.json"}:
+            if (folder / file).is_file():
+                (Path(view) / file).symlink_to((folder / file).resolve())
+        (Path(view) / INDEX).write_text(json.dumps(index))
+        yield Path(view)

@@ -1,0 +1,65 @@
+"""Checkpoints in several files: the first layers alone, without touching the files of the others; nothing missing."""
+
+import json
+
+import families
+import pytest
+import torch
+from conftest import logits
+from safetensors.torch import load_file, save_file
+
+import ga_utils as ga
+from ga_utils.loading import INDEX, layer_of
+
+PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
+
+
+def saved(lm, folder, shard="5KB"):
+    lm.model.save_pretrained(folder, max_shard_size=shard)
+    lm.tokenizer.save_pretrained(folder)
+    return lm
+
+
+@pytest.mark.parametrize("family", families.CONFIGS)
+def test_first_layers_are_the_truncated_models_bit_for_bit(family, tokenizer, tmp_path):
+    """Also where the configuration lists the layers one by one. Files with later layers only are broken: never opened."""
+    lm = saved(families.build(family, tokenizer), tmp_path)
+    needed = set(json.loads((tmp_path / INDEX).read_text())["weight_map"].items())
+    kept = {file for name, file in needed if layer_of(name) < 2}
+    broken = {file for _, file in needed} - kept
+    assert broken
+    for file in broken:
+        (tmp_path / file).write_bytes(b"not safetensors")
+    short = ga.load_model(str(tmp_path), device="cpu", n_layers=2)
+    assert short.n_layers == 2
+    with ga.truncate(lm, 2):
+        assert torch.equal(logits(short, PROMPT), logits(lm, PROMPT))
+
+
+@pytest.mark.parametrize("family", ["llama", "zamba2"])
+def test_all_files_together_are_the_whole_model(family, tokenizer, tmp_path):
+    lm = saved(families.build(family, tokenizer), tmp_path)
+    assert torch.equal(logits(ga.load_model(str(tmp_path), device="cpu"), PROMPT), logits(lm, PROMPT))
+
+
+def change(folder, edit):
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("family", ["llama", "llamba"])
+def test_a_missing_weight_is_named(family, tokenizer, tmp_path):
+    lm = saved(families.build(family, tokenizer), tmp_path, "1GB")
+    name = next(name for name in load_file(tmp_path / "model.safetensors") if ".1." in name)
+    change(tmp_path, lambda weights: weights.pop(name))
+    with pytest.raises(ValueError, match=f"lacks 1 weights of a {type(lm.model).__name__}.*{name}"):
+        ga.load_model(str(tmp_path), device="cpu")
+    assert ga.load_model(str(tmp_path), device="cpu", n_layers=1).n_layers == 1  # that layer is not asked for
+
+
+def test_a_weight_too_many_is_named(tokenizer, tmp_path):
+    saved(families.build("llama", tokenizer), tmp_path, "1GB")
+    change(tmp_path, lambda weights: weights.update({"model.layers.0.extra": torch.zeros(2)}))
+    with pytest.warns(UserWarning, match="1 weights that a LlamaForCausalLM does not: model.layers.0.extra"):
+        ga.load_model(str(tmp_path), device="cpu")
