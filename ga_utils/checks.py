@@ -58,21 +58,28 @@ pick_answer = Check(
 accuracy = Check(
     "accuracy",
     reference=lambda logprobs, answers: (logprobs.argmax(-1) == answers).float().mean().item(),
-    inputs=lambda rng: (_tensor(rng, 30, 4), torch.tensor([rng.randrange(4) for _ in range(30)])),
+    # as many questions as choices, so that argmax over the wrong dimension runs, too
+    inputs=lambda rng: (_tensor(rng, 4, 4), torch.tensor([rng.randrange(4) for _ in range(4)])),
     mistakes={
         "that is the *number* of right answers; accuracy is their share: use .mean() instead of .sum()":
             lambda logprobs, answers: float((logprobs.argmax(-1) == answers).sum()),
         "argmax over the wrong dimension: logprobs is [question, choice], so the choice is dim=-1":
-            lambda logprobs, answers: (logprobs.argmax(0) == answers[:4]).float().mean().item(),
+            lambda logprobs, answers: (logprobs.argmax(0) == answers).float().mean().item(),
         "that is the share of *wrong* answers": lambda logprobs, answers: (logprobs.argmax(-1) != answers).float().mean().item(),
+        "that is in percent; a share lies between 0 and 1":
+            lambda logprobs, answers: 100 * (logprobs.argmax(-1) == answers).float().mean().item(),
     },
 )  # fmt: skip
 
 control_heads = Check(
     "control_heads",
     reference=lambda heads, suspects: [head for head in heads if head not in suspects],
-    inputs=lambda rng: ([f"L{i}H{j}" for i in range(3) for j in range(3)], [f"L{rng.randrange(3)}H0", f"L{rng.randrange(3)}H1"]),
+    inputs=lambda rng: (
+        rng.sample([f"L{i}H{j}" for i in range(3) for j in range(3)], 9), [f"L{rng.randrange(3)}H0", f"L{rng.randrange(3)}H1"],
+    ),
     mistakes={
+        "the right heads, in another order: keep the order of `heads` (a set has none)":
+            lambda heads, suspects: sorted(set(heads) - set(suspects)),
         "the suspects are still among your controls: a control must not contain what it controls for":
             lambda heads, suspects: list(heads),
         "you kept the suspects and dropped everything else: it is the other way round":
@@ -94,6 +101,7 @@ kv_prompt = Check(
     reference=_dictionary_text,
     inputs=_pairs,
     mistakes={
+        "the *last* pair needs its newline, too": lambda pairs, query: _dictionary_text(pairs, query).replace("\nQ", "Q"),
         "each pair needs its own line: a newline ends every pair, the last one included": lambda pairs, query: (
             "Dictionary:\n" + " ".join(f"{k}: {v}" for k, v in pairs) + f"\nQuestion: what is the value of {query}?\nAnswer:"
         ),
@@ -117,6 +125,10 @@ continuation_logprob = Check(
             lambda logits, tokens: logits.softmax(-1)[range(len(tokens)), tokens].sum(),
         "you averaged over tokens; the log-probability of the whole text is the sum":
             lambda logits, tokens: logits.log_softmax(-1)[range(len(tokens)), tokens].mean(),
+        "logits[:, tokens] takes every token at every position; you want token i at position i: [range(len(tokens)), tokens]":
+            lambda logits, tokens: logits.log_softmax(-1)[:, tokens].sum(),
+        "that is the probability; its logarithm is asked for (add logarithms instead of multiplying: products underflow)":
+            lambda logits, tokens: logits.softmax(-1)[range(len(tokens)), tokens].prod(),
     },
 )  # fmt: skip
 
@@ -133,6 +145,8 @@ soft_lookup = Check(
         "the match must be sharpened: multiply the scores by 10 before the softmax":
             lambda keys, values, query: _match(keys, query, values),
         "no softmax: raw scores are not weights that sum to 1": lambda keys, values, query: (10 * keys @ query) @ values,
+        "sharpen *before* the softmax: ten times the weights no longer sum to 1":
+            lambda keys, values, query: 10 * _match(keys, query, values),
         "you mixed the *keys*; what a lookup returns is a mix of the values":
             lambda keys, values, query: _match(10 * keys, query, keys),
     },
@@ -153,12 +167,19 @@ def _zero_strided(z, head, d_head):
     return z
 
 
+def _zero_from_h(z, head, d_head):
+    z = z.clone()
+    z[..., head : head + d_head] = 0
+    return z
+
+
 zero_head = Check(
     "zero_head",
     reference=_zero,
     inputs=lambda rng: (_tensor(rng, 2, 5, 12), rng.randrange(1, 3), 4),
     mistakes={
         "heads lie side by side: head h owns columns h*d_head to (h+1)*d_head, not every n-th column": _zero_strided,
+        "head h starts at column h * d_head, not at column h": _zero_from_h,
         "you zeroed *everything but* the head": lambda z, head, d_head: z - _zero(z, head, d_head),
         "you zeroed positions: the heads are in the last dimension, z[..., columns]": lambda z, head, d_head: (
             torch.cat([z[:, : head * d_head], torch.zeros_like(z[:, head * d_head : (head + 1) * d_head]),
@@ -169,24 +190,47 @@ zero_head = Check(
 
 gather = Check(
     "gather",
-    reference=lambda A, start, end: A[end, start:end].sum(),
-    inputs=lambda rng: (_causal(rng, 12), rng.randrange(2, 5), rng.randrange(7, 11)),
+    reference=lambda A, close, start, end: A[close, start:end].sum(),
+    inputs=lambda rng: (_causal(rng, 12), (end := rng.randrange(7, 10)) + rng.randrange(2), rng.randrange(2, 5), end),
     mistakes={
-        "rows are queries, columns are keys: A[query, key], so the segment's end comes first":
-            lambda A, start, end: A[start:end, end].sum(),
-        "leave the end token's look at itself out: that is not gathering": lambda A, start, end: A[end, start : end + 1].sum(),
-        "you averaged over the segment's tokens; the attention *mass* is the sum": lambda A, start, end: A[end, start:end].mean(),
+        "rows are queries, columns are keys: A[query, key], so the closing token comes first":
+            lambda A, close, start, end: A[start:end, close].sum(),
+        "leave the newline itself out: the slice start:end ends before it":
+            lambda A, close, start, end: A[close, start : end + 1].sum(),
+        "start:end already leaves the newline out; end - 1 loses the last word":
+            lambda A, close, start, end: A[close, start : end - 1].sum(),
+        "that is everything before the newline, other segments included: the segment begins at `start`":
+            lambda A, close, start, end: A[close, :end].sum(),
+        "you averaged over the segment's tokens; the attention *mass* is the sum":
+            lambda A, close, start, end: A[close, start:end].mean(),
     },
 )  # fmt: skip
 
 aggregate = Check(
     "aggregate",
-    reference=lambda A, ends, right: A[-1, ends[right]],
-    inputs=lambda rng: (_causal(rng, 12), sorted(rng.sample(range(11), 4)), rng.randrange(4)),
+    reference=lambda A, closings, right: A[-1, closings[right]].sum(),
+    inputs=lambda rng: (_causal(rng, 16), [[end, end + 1] for end in (3, 6, 9, 12)], rng.randrange(4)),
     mistakes={
-        "the Aggregate head works at the *last* token: the query is A[-1]": lambda A, ends, right: A[ends[right], -1],
-        "that is the mass on all segments' ends; the score counts only the right one": lambda A, ends, right: A[-1, ends].sum(),
-        "`right` counts segments, not tokens: its position is ends[right]": lambda A, ends, right: A[-1, right],
+        "the Aggregate head works at the *last* token: the query is A[-1]":
+            lambda A, closings, right: A[closings[right], -1].sum(),
+        "that is the mass on all segments' closing tokens; the score counts only the right one's":
+            lambda A, closings, right: A[-1, sum(closings, [])].sum(),
+        "`right` counts segments, not tokens: its positions are closings[right]": lambda A, closings, right: A[-1, right],
+        "two numbers, one for each closing token: add them": lambda A, closings, right: A[-1, closings[right]],
+    },
+)  # fmt: skip
+
+costs = Check(
+    "costs",
+    reference=lambda accuracy_without, baseline, heads: {head: baseline - accuracy_without(head) for head in heads},
+    inputs=lambda rng: ((table := {f"L{i}H{j}": rng.random() for i in range(2) for j in range(3)}).get, rng.random(), list(table)),
+    mistakes={
+        "the other way round: what a head *costs* when disabled is the baseline minus what is left":
+            lambda accuracy_without, baseline, heads: {head: accuracy_without(head) - baseline for head in heads},
+        "that is what is *left* without each head; what it costs is the difference from the baseline":
+            lambda accuracy_without, baseline, heads: {head: accuracy_without(head) for head in heads},
+        "right numbers, but as a list: return a dict from head to cost":
+            lambda accuracy_without, baseline, heads: [baseline - accuracy_without(head) for head in heads],
     },
 )  # fmt: skip
 
@@ -210,12 +254,14 @@ to_disable = Check(
     reference=lambda kept, n_heads: sorted(
         (layer, head) for layer in {layer for layer, _ in kept} for head in range(n_heads) if (layer, head) not in kept
     ),
-    inputs=lambda rng: ([(3, rng.randrange(4)), (4, rng.randrange(4))], 4),
+    inputs=lambda rng: ([(4, rng.randrange(4)), *((3, head) for head in rng.sample(range(4), 2))], 4),
     mistakes={
         "that list *is* what should be kept": lambda kept, n_heads: sorted(kept),
         "you disabled heads in layers that nobody named, too: layers without a kept head stay whole": lambda kept, n_heads: sorted(
             (layer, head) for layer in range(5) for head in range(n_heads) if (layer, head) not in kept
         ),
+        "where two heads of one layer are kept, you disable each because of the other: ask whether the *pair* is in `kept`":
+            lambda kept, n_heads: sorted({(layer, head) for layer, own in kept for head in range(n_heads) if head != own}),
         "the kept heads are still in your list": lambda kept, n_heads: sorted(
             (layer, head) for layer in {layer for layer, _ in kept} for head in range(n_heads)
         ),

@@ -35,15 +35,19 @@ class Check:
         rng = random.Random()
         trials = [self.inputs(rng) for _ in range(TRIES)]
         for args in trials:
-            expected = self.reference(*_copies(args))
+            expected, given = self.reference(*_copies(args)), _copies(args)
             try:
-                got = function(*_copies(args))
+                got = function(*given)
             except Exception as error:  # whatever a learner's code raises is part of the lesson, not of ours
                 return f"✗ {self.name}: your function raised {type(error).__name__}: {error}"
             if got is None:
                 return f"· {self.name}: not attempted yet (the function returns None)"
             if not _same(got, expected):
                 return f"✗ {self.name}: {self._hint(function, trials) or _difference(got, expected)}"
+            if not all(_same(after, before) for after, before in zip(given, args) if isinstance(before, torch.Tensor)):
+                return (
+                    f"✗ {self.name}: right, but you changed the tensor that you were given: work on a copy, z.clone()"
+                )
         return f"✓ {self.name}: right, on {TRIES} random inputs"
 
     def _hint(self, function: Callable, trials: list[tuple]) -> str | None:
@@ -66,6 +70,8 @@ def _same(a, b) -> bool:
         except (TypeError, ValueError, RuntimeError):
             return False
         return a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in b)
     return type(a) is type(b) and a == b
 
 

@@ -126,19 +126,30 @@ def head_sweep(sweep: HeadSweep, ax: Axes | None = None) -> Axes:
 
 
 def two_sweeps(x: HeadSweep, y: HeadSweep, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
-    """Each swept head as a dot: accuracy on one task against another while that head is disabled."""
-    ax = _axes(ax, 4.6, 4.2)
-    ax.axhline(y.baseline.accuracy, color=GREY, lw=0.8, ls=":")
-    ax.axvline(x.baseline.accuracy, color=GREY, lw=0.8, ls=":")
+    """Each swept head as a dot: what disabling it costs one task against what it costs another, in points.
+
+    Heads that would lie on top of one another share a label.
+    """
+    ax = _axes(ax, 4.8, 4.2)
+    clusters: list[list[tuple[float, float, str]]] = []
     for head in y.top(y.accuracy.size):
-        at = x.accuracy[head.layer, head.head], y.accuracy[head.layer, head.head]
-        costly = y.drop[head.layer, head.head] > 0.1 or x.drop[head.layer, head.head] > 0.1
-        ax.plot(*at, "o", color=RED if costly else BLUE, alpha=0.8, clip_on=False)
-        if costly:
-            ax.annotate(str(head), at, xytext=(-6, 4), textcoords="offset points", ha="right", fontsize=9)
-    ax.set(xlabel=f"{xlabel} with one head disabled", ylabel=f"{ylabel} with one head disabled", xlim=(0, 1.03))
-    _percent(ax)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        at = 100 * x.drop[head.layer, head.head], 100 * y.drop[head.layer, head.head]
+        near = next((c for c in clusters if abs(c[0][0] - at[0]) < 4 and abs(c[0][1] - at[1]) < 4), None)
+        if near is None:
+            clusters.append(near := [])
+        near.append((*at, str(head)))
+    for cluster in clusters:
+        across, up, names = zip(*cluster)
+        costly = max(*across, *up) > 10
+        ax.plot(across, up, "o", color=RED if costly else BLUE, alpha=0.8, clip_on=False)
+        label = ", ".join(names) if costly else f"{len(names)} heads"
+        ax.annotate(label, (across[0], up[0]), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
+    largest = 1.1 * max(max(point[:2]) for cluster in clusters for point in cluster)
+    ax.plot([0, largest], [0, largest], "--", color=GREY, lw=0.8, zorder=0, label="both lose the same")
+    ax.set(xlabel=f"{xlabel}: points lost", ylabel=f"{ylabel}: points lost", xlim=(-3, largest), ylim=(-3, largest))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.12))
     return ax
 
 

@@ -44,7 +44,7 @@ def find_roles(
     knowledge: list[Example],
     min_drop: float = 0.1,
     max_share: float = 0.45,
-    min_gather: float = 0.35,
+    min_gather: float = 0.6,
     progress: bool = True,
 ) -> Roles:
     """Find the Aggregate head and the Gather heads before it, by what disabling costs and by where they look.

@@ -193,9 +193,9 @@ def tiny_falcon_mamba(seed: int, out: Path) -> None:
     save(model, tokenizer, out)
 
 
-def tiny_mamba2(seed: int, out: Path) -> None:
-    """Mamba-2 from scratch: 4 layers of 4 heads, d_state 16, 0.53 M parameters."""
-    config = Mamba2Config(num_hidden_layers=4, hidden_size=128, num_heads=4, head_dim=64, state_size=16, n_groups=1,
+def tiny_mamba2(seed: int, out: Path, d_state: int = 4) -> None:
+    """Mamba-2 from scratch: 4 layers of 4 heads that share B and C, width 176 for as many parameters as tiny-llama has."""
+    config = Mamba2Config(num_hidden_layers=4, hidden_size=176, num_heads=4, head_dim=88, state_size=d_state, n_groups=1,
                           chunk_size=64)  # fmt: skip
     from_scratch(config, seed, out)
 
@@ -252,9 +252,9 @@ RECIPES = {
     "tiny-llama-minimal": tiny_llama_minimal,
     "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
     "tiny-llamba-d8": partial(distilled, d_state=8),
-    "tiny-llamba-d16": partial(distilled, d_state=16),
     "tiny-falcon-mamba": tiny_falcon_mamba,
     "tiny-mamba2": tiny_mamba2,
+    "tiny-mamba2-d16": partial(tiny_mamba2, d_state=16),
     "tiny-zamba2": tiny_zamba2,
 }
 

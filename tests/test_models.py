@@ -19,6 +19,8 @@ CLASSES = {
     "tiny-llama": "LlamaForCausalLM",
     "tiny-llama-minimal": "LlamaForCausalLM",
     "tiny-falcon-mamba": "FalconMambaForCausalLM",
+    "tiny-mamba2": "Mamba2ForCausalLM",
+    "tiny-zamba2": "Zamba2ForCausalLM",
 }  # fmt: skip  all others are Llambas
 
 
