@@ -62,7 +62,9 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
             raise ValueError(
                 f"maps of all {len(heads)} heads of layer {layer} would take {size / 1e9:.0f} GB: name some, heads=[0, 1]"
             )
-    heads = list(heads)
+    heads = [int(head) for head in heads]
+    if not heads:
+        raise ValueError("no heads asked for: the list is empty; leave it out for all heads of the layer")
     check_heads(lm, [Head(layer, head) for head in heads])
     return next(_patterns(lm, [prompt], {layer: heads}))[layer]
 
@@ -108,6 +110,10 @@ def segments(lm: LM, example: Example) -> list[Segment]:
             raise ValueError(f"choice {choice!r} has no line of its own in the {example.task} prompt, so no segment")
         start = max(i for i, s in enumerate(starts) if s <= line.start() < ends[i])
         end = max(i for i, s in enumerate(starts) if s < line.end() <= ends[i])
+        if end + 1 == len(starts):
+            raise ValueError(
+                f"choice {choice!r} ends the {example.task} prompt: no token after its line can close the segment"
+            )
         found.append(Segment(start, end))
     return found
 
@@ -118,8 +124,8 @@ def gather_score(lm: LM, examples: list[Example], progress: bool = True) -> np.n
     Averaged over all segments of all examples, for the closing token that looks into the segment more.
     """
 
-    def score(pattern: torch.Tensor, example: Example) -> torch.Tensor:
-        own = [pattern[:, s.closing, s.start : s.end].sum(-1) for s in segments(lm, example)]
+    def score(pattern: torch.Tensor, spans: list[Segment], right: int) -> torch.Tensor:
+        own = [pattern[:, s.closing, s.start : s.end].sum(-1) for s in spans]
         return torch.stack(own).mean(0)  # [head, closing token]
 
     return _mean_score(lm, examples, score, progress).max(-1)
@@ -128,8 +134,8 @@ def gather_score(lm: LM, examples: list[Example], progress: bool = True) -> np.n
 def aggregate_score(lm: LM, examples: list[Example], progress: bool = True) -> np.ndarray:
     """[n_layers, n_heads]: attention from the prompt's last token to the right segment's closing tokens, 0 to 1."""
 
-    def score(pattern: torch.Tensor, example: Example) -> torch.Tensor:
-        return pattern[:, -1, segments(lm, example)[example.answer].closing]
+    def score(pattern: torch.Tensor, spans: list[Segment], right: int) -> torch.Tensor:
+        return pattern[:, -1, spans[right].closing]
 
     return _mean_score(lm, examples, score, progress).sum(-1)
 
@@ -164,10 +170,15 @@ def _mean_score(lm: LM, examples: list[Example], score, progress: bool) -> np.nd
     layers: dict[int, list[int]] = {}
     for mixer in lm.mixers:
         layers.setdefault(mixer.layer, []).extend(mixer.heads)
+    spans = [segments(lm, example) for example in examples]
+
+    def keep(maps: torch.Tensor, number: int) -> torch.Tensor:
+        return score(shares(maps), spans[number], examples[number].answer)
+
     prompts = tqdm([e.prompt for e in examples], desc="attention", disable=not progress, leave=False)
-    for example, patterns in zip(examples, _patterns(lm, prompts, layers)):
-        for layer, pattern in patterns.items():
-            total[layer, : len(pattern)] += score(shares(pattern), example).cpu().numpy()
+    for scores in _patterns(lm, prompts, layers, keep):
+        for layer, of_heads in scores.items():
+            total[layer, : len(of_heads)] += of_heads.numpy()
     return total / len(examples)
 
 
@@ -188,14 +199,19 @@ def _input(args: tuple, kwargs: dict) -> torch.Tensor:
     return (args[0] if args else kwargs["hidden_states"])[0]
 
 
-def _patterns(lm: LM, prompts: Iterable[str], layers: dict[int, list[int]]) -> Iterator[dict[int, torch.Tensor]]:
-    """For each prompt: {layer: [its heads that were asked for, query, key]} float32, with one forward pass."""
+def _patterns(
+    lm: LM, prompts: Iterable[str], layers: dict[int, list[int]], keep=lambda maps, number: maps
+) -> Iterator[dict[int, torch.Tensor]]:
+    """For each prompt: {layer: [its heads that were asked for, query, key]} float32 on the CPU, with one forward pass.
+
+    Of each mixer's maps only what `keep(maps, number of the prompt)` returns is held on to, its first axis the heads.
+    """
     weights: dict[nn.Module, torch.Tensor] = {}  # what an attention module gave last: [head, query, key]
     caught: dict[int, dict[int, torch.Tensor]] = {}  # layer -> head -> map
-    n_wanted = sum(map(len, layers.values()))
+    n_wanted, number = sum(len(set(heads)) for heads in layers.values()), 0
 
     def catch(mixer: Mixer, wanted: list[int], maps: torch.Tensor) -> None:
-        caught.setdefault(mixer.layer, {}).update(zip(wanted, maps.float()))
+        caught.setdefault(mixer.layer, {}).update(zip(wanted, keep(maps.float(), number).cpu()))
         if sum(map(len, caught.values())) == n_wanted:
             raise _Enough
 
@@ -224,7 +240,7 @@ def _patterns(lm: LM, prompts: Iterable[str], layers: dict[int, list[int]]) -> I
             else:
                 hook = mixer.module.register_forward_pre_hook(read_scan(mixer, wanted), with_kwargs=True)
                 stack.callback(hook.remove)
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts):  # noqa: B007  `catch` reads it
             caught.clear()
             _read(lm, prompt)
             yield {layer: torch.stack([caught[layer][head] for head in heads]) for layer, heads in layers.items()}
@@ -233,12 +249,13 @@ def _patterns(lm: LM, prompts: Iterable[str], layers: dict[int, list[int]]) -> I
 @contextmanager
 def _eager(lm: LM) -> Iterator[None]:
     """Only eager attention computes its weights as a matrix; the fused forms never have them."""
-    if all(mixer.kind != "attention" for mixer in lm.mixers):
-        yield
-        return
-    before = lm.model.config._attn_implementation
-    lm.model.set_attn_implementation("eager")
+    # A layer borrowed from another model (ga_utils.hybrid) brings that model's configuration with it.
+    configs = {id(c): c for c in (lm.model.config, *(m.module.config for m in lm.mixers if m.kind == "attention"))}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation = "eager"
     try:
         yield
     finally:
-        lm.model.set_attn_implementation(before)
+        for key, config in configs.items():
+            config._attn_implementation = before[key]

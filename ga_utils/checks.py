@@ -20,18 +20,14 @@ from ga_utils.checks_ssm import (  # noqa: F401  offered here like those below
     swap_head,
     unroll,
 )
-from ga_utils.exercise import Check
+from ga_utils.exercise import Check, random_tensor
 
 # ---------------------------------------------------------------- inputs
 
 
-def _tensor(rng: random.Random, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(rng.getrandbits(32)))
-
-
 def _causal(rng: random.Random, length: int) -> torch.Tensor:
     mask = torch.ones(length, length).triu(1).bool()
-    return (3 * _tensor(rng, length, length)).masked_fill(mask, -torch.inf).softmax(-1)
+    return (3 * random_tensor(rng, length, length)).masked_fill(mask, -torch.inf).softmax(-1)
 
 
 def _pairs(rng: random.Random) -> tuple[list[tuple[str, str]], str]:
@@ -45,7 +41,7 @@ def _pairs(rng: random.Random) -> tuple[list[tuple[str, str]], str]:
 pick_answer = Check(
     "pick_answer",
     reference=lambda logprobs: int(logprobs.argmax()),
-    inputs=lambda rng: (_tensor(rng, 4).log_softmax(-1),),
+    inputs=lambda rng: (random_tensor(rng, 4).log_softmax(-1),),
     mistakes={
         "you return the *highest log-probability*; the question is which choice has it (its index)":
             lambda logprobs: float(logprobs.max()),
@@ -59,7 +55,7 @@ accuracy = Check(
     "accuracy",
     reference=lambda logprobs, answers: (logprobs.argmax(-1) == answers).float().mean().item(),
     # as many questions as choices, so that argmax over the wrong dimension runs, too
-    inputs=lambda rng: (_tensor(rng, 4, 4), torch.tensor([rng.randrange(4) for _ in range(4)])),
+    inputs=lambda rng: (random_tensor(rng, 4, 4), torch.tensor([rng.randrange(4) for _ in range(4)])),
     mistakes={
         "that is the *number* of right answers; accuracy is their share: use .mean() instead of .sum()":
             lambda logprobs, answers: float((logprobs.argmax(-1) == answers).sum()),
@@ -115,7 +111,7 @@ kv_prompt = Check(
 continuation_logprob = Check(
     "continuation_logprob",
     reference=lambda logits, tokens: logits.log_softmax(-1)[range(len(tokens)), tokens].sum(),
-    inputs=lambda rng: (_tensor(rng, 3, 9), [rng.randrange(9) for _ in range(3)]),
+    inputs=lambda rng: (random_tensor(rng, 3, 9), [rng.randrange(9) for _ in range(3)]),
     mistakes={
         "those are logits, not log-probabilities: apply log_softmax over the vocabulary first":
             lambda logits, tokens: logits[range(len(tokens)), tokens].sum(),
@@ -140,7 +136,7 @@ def _match(keys, query, values):
 soft_lookup = Check(
     "soft_lookup",
     reference=lambda keys, values, query: _match(10 * keys, query, values),
-    inputs=lambda rng: (_tensor(rng, 5, 8), _tensor(rng, 5, 3), _tensor(rng, 8)),
+    inputs=lambda rng: (random_tensor(rng, 5, 8), random_tensor(rng, 5, 3), random_tensor(rng, 8)),
     mistakes={
         "the match must be sharpened: multiply the scores by 10 before the softmax":
             lambda keys, values, query: _match(keys, query, values),
@@ -176,7 +172,7 @@ def _zero_from_h(z, head, d_head):
 zero_head = Check(
     "zero_head",
     reference=_zero,
-    inputs=lambda rng: (_tensor(rng, 2, 5, 12), rng.randrange(1, 3), 4),
+    inputs=lambda rng: (random_tensor(rng, 2, 5, 12), rng.randrange(1, 3), 4),
     mistakes={
         "heads lie side by side: head h owns columns h*d_head to (h+1)*d_head, not every n-th column": _zero_strided,
         "head h starts at column h * d_head, not at column h": _zero_from_h,
@@ -239,7 +235,7 @@ costs = Check(
 mean_z = Check(
     "mean_z",
     reference=lambda z, n_tokens: torch.cat([row[:n] for row, n in zip(z, n_tokens)]).mean(0),
-    inputs=lambda rng: (_tensor(rng, 3, 6, 4), [6, rng.randrange(2, 5), rng.randrange(1, 4)]),
+    inputs=lambda rng: (random_tensor(rng, 3, 6, 4), [6, rng.randrange(2, 5), rng.randrange(1, 4)]),
     mistakes={
         "padding counts as tokens in your mean: use only the first n_tokens[i] positions of prompt i":
             lambda z, n_tokens: z.mean((0, 1)),

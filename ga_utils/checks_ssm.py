@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import random
-
 import torch
 
-from ga_utils.exercise import Check
-
-
-def _tensor(rng: random.Random, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(rng.getrandbits(32)))
-
+from ga_utils.exercise import Check, random_tensor
 
 # ---------------------------------------------------------------- notebook 04
 
@@ -29,7 +22,7 @@ def _unrolled(decay, B, C, first=1):
 unroll = Check(
     "unroll",
     reference=_unrolled,
-    inputs=lambda rng: (_tensor(rng, 6).sigmoid(), _tensor(rng, 6), _tensor(rng, 6)),
+    inputs=lambda rng: (random_tensor(rng, 6).sigmoid(), random_tensor(rng, 6), random_tensor(rng, 6)),
     mistakes={
         "x[s] enters *after* the state has decayed at step s, so decay[s] is not among the factors: start at s + 1":
             lambda decay, B, C: _unrolled(decay, B, C, first=0),
@@ -48,7 +41,7 @@ def _decay_mask(log_decay):
 decay_mask = Check(
     "decay_mask",
     reference=_decay_mask,
-    inputs=lambda rng: (-_tensor(rng, 7).abs(),),
+    inputs=lambda rng: (-random_tensor(rng, 7).abs(),),
     mistakes={
         "those are still logarithms: a product of decays is exp of the *sum* of their logarithms":
             lambda log_decay: (log_decay.cumsum(0)[:, None] - log_decay.cumsum(0)[None, :]).tril(),
@@ -62,7 +55,7 @@ decay_mask = Check(
 row_shares = Check(
     "row_shares",
     reference=lambda A: A.abs() / A.abs().sum(-1, keepdim=True),
-    inputs=lambda rng: (_tensor(rng, 5, 5).tril(),),
+    inputs=lambda rng: (random_tensor(rng, 5, 5).tril(),),
     mistakes={
         "implicit attention may be negative: take A.abs() first, or shares cancel out": lambda A: A / A.sum(-1, keepdim=True),
         "you divided by the sums of the columns; a row is one query's attention: sum over the last dimension":
@@ -96,7 +89,7 @@ def _silenced(z, where):
 silence_last = Check(
     "silence_last",
     reference=lambda z: _silenced(z, (slice(None), -1)),
-    inputs=lambda rng: (_tensor(rng, 2, 5, 6),),
+    inputs=lambda rng: (random_tensor(rng, 2, 5, 6),),
     mistakes={
         "z[-1] is the last *prompt* of the batch; the last position is z[:, -1]": lambda z: _silenced(z, -1),
         "that is the last channel; the last position is z[:, -1]": lambda z: _silenced(z, (..., -1)),
@@ -134,7 +127,10 @@ def _swapped(z, W, z_teacher, W_teacher, head, d_head, keep=False, all_heads=Fal
 swap_head = Check(
     "swap_head",
     reference=_swapped,
-    inputs=lambda rng: (_tensor(rng, 3, 8), _tensor(rng, 5, 8), _tensor(rng, 3, 8), _tensor(rng, 5, 8), rng.randrange(4), 2),
+    inputs=lambda rng: (
+        random_tensor(rng, 3, 8), random_tensor(rng, 5, 8), random_tensor(rng, 3, 8), random_tensor(rng, 5, 8),
+        rng.randrange(4), 2,
+    ),
     mistakes={
         "the student's own head still speaks: zero its columns of z": lambda *args: _swapped(*args, keep=True),
         "you added *all* of the teacher's heads; only one was asked for": lambda *args: _swapped(*args, all_heads=True),

@@ -6,6 +6,7 @@ for that mistake is printed. A stub that returns None counts as not attempted, a
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,14 +54,21 @@ class Check:
     def _hint(self, function: Callable, trials: list[tuple]) -> str | None:
         """The hint of the mistake that gives just what this function gives, on every trial."""
         for hint, mistake in self.mistakes.items():
-            if all(_same(function(*_copies(args)), mistake(*_copies(args))) for args in trials):
-                return hint
+            try:
+                if all(_same(function(*_copies(args)), mistake(*_copies(args))) for args in trials):
+                    return hint
+            except Exception:  # wrong on one input, raising on another: no usual mistake
+                return None
         return None
 
 
+def random_tensor(rng: random.Random, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(rng.getrandbits(32)))
+
+
 def _copies(args: tuple) -> list:
-    """Fresh tensors, so that a function that changes its argument in place spoils nothing."""
-    return [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
+    """Fresh arguments, so that a function that changes one in place spoils nothing."""
+    return [a if callable(a) else copy.deepcopy(a) for a in args]
 
 
 def _same(a, b) -> bool:

@@ -69,7 +69,8 @@ def ablate(
     Args:
         mode: "zero": by 0. "mean": by the head's mean over all tokens of the `reference` prompts.
             "resample": at each position, by what the head gave at that position in some `reference` prompt
-            (drawn once, with a fixed seed, so that results do not depend on how prompts are batched).
+            (drawn once, with a fixed seed, so that results do not depend on how prompts are batched; positions
+            are counted in each forward pass, so `generate` needs `use_cache=False`).
         reference: examples whose prompts supply the values for "mean" and "resample".
 
     Raises:
@@ -122,7 +123,7 @@ def skip_layers(lm: LM, layers: Iterable[int]) -> Iterator[LM]:
 
     with ExitStack() as hooks:
         for layer in layers:
-            hooks.callback(lm.layers[layer].register_forward_hook(pass_through, with_kwargs=True).remove)
+            hooks.callback(lm.layers[layer].register_forward_hook(pass_through, with_kwargs=True, prepend=True).remove)
         yield lm
 
 
@@ -161,19 +162,19 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         raise ValueError(f"{lm.name} has no {kind!r} mixers to mask: it has {', '.join(kinds)}")
     if rows < 1:
         raise ValueError(f"rows={rows}: mask at least the last row, rows=1")
-    end: list[torch.Tensor | None] = [None]  # of each prompt in the batch: [batch, 1]
+    padding: list[torch.Tensor | int] = [0]  # after each prompt in the batch: [batch, 1]
 
-    def find_end(module, args, kwargs):
-        mask = kwargs.get("attention_mask")
-        end[0] = None if mask is None else (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1, True)
+    def find_padding(module, args, kwargs):
+        mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+        padding[0] = 0 if mask is None else mask.flip(1).long().argmax(1, keepdim=True)
 
-    def silence(z):
+    def silence(z):  # z ends where the text does, also when a cache holds what came before
         position = torch.arange(z.shape[1], device=z.device)[None]
-        stop = z.shape[1] if end[0] is None else end[0]
+        stop = z.shape[1] - padding[0]
         return z.masked_fill(((position < stop) & (position >= stop - rows)).unsqueeze(-1), 0)
 
     with ExitStack() as hooks:
-        hooks.callback(lm.model.register_forward_pre_hook(find_end, with_kwargs=True).remove)
+        hooks.callback(lm.model.register_forward_pre_hook(find_padding, with_kwargs=True).remove)
         for mixer in mixers:
             hooks.enter_context(mixer.on_z(silence))
         yield lm

@@ -42,8 +42,8 @@ class Borrowed(nn.Module):
 def replace_layer(student: LM, teacher: LM, layer: int) -> Iterator[LM]:
     """One layer of the student, mixer and MLP, is the teacher's at the same depth.
 
-    Inside, heads of that layer are the teacher's attention heads. Rows may be padded on the right only, and
-    generation needs `use_cache=False`.
+    Inside, heads of that layer are the teacher's attention heads. An ablation that is already in force stays with the layer
+    that was taken out: ablate inside. Rows may be padded on the right only, and generation needs `use_cache=False`.
 
     Raises:
         ValueError: student and teacher are not a Llamba and a Llama of the same width, or lack that layer.
@@ -63,7 +63,8 @@ def replace_head(student: LM, teacher: LM, layer: int, head: int, teacher_head: 
     """One SSM head of the student is silenced, and one attention head of the teacher's works in its place.
 
     The attention head reads the student's residual stream through the teacher's norm and writes through the teacher's
-    columns of `o_proj`; the other heads of the layer, and its MLP, stay the student's. Padding as in `replace_layer`.
+    columns of `o_proj`; the other heads of the layer, and its MLP, stay the student's. Inside, that number still names the
+    student's (silenced) head: the borrowed one is not among the student's mixers. Padding as in `replace_layer`.
 
     Args:
         head: the student's; also the teacher's, unless `teacher_head` names another.
@@ -121,11 +122,16 @@ def _positions(rotary: nn.Module, hidden: torch.Tensor) -> dict[str, torch.Tenso
 def _check_pair(student: LM, teacher: LM, layer: int) -> None:
     if not isinstance(student.model, LlambaPreTrainedModel):
         raise ValueError(f"the student must be a Llamba, {student.name} is a {type(student.model).__name__}")
-    if any(mixer.kind != "attention" for mixer in teacher.mixers) or not hasattr(teacher.decoder, "rotary_emb"):
+    if teacher.model.config.model_type != "llama":
         raise ValueError(f"the teacher must be a Llama, {teacher.name} is a {type(teacher.model).__name__}")
+    kept = [(lm.model.dtype, lm.device) for lm in (student, teacher)]
+    if kept[0] != kept[1]:
+        raise ValueError(f"{student.name} is {kept[0]} and {teacher.name} {kept[1]}: dtype and device must be the same")
     widths = student.model.config.hidden_size, teacher.model.config.hidden_size
     if widths[0] != widths[1]:
         raise ValueError(f"{student.name} has width {widths[0]} and {teacher.name} {widths[1]}: they must be the same")
     for lm in (student, teacher):
         if not 0 <= layer < lm.n_layers:
             raise ValueError(f"layer {layer}: {lm.name} has layers 0–{lm.n_layers - 1}")
+    if isinstance(student.layers[layer], Borrowed):
+        raise ValueError(f"layer {layer} of {student.name} is the teacher's already")

@@ -15,6 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.utils import logging
 
 INDEX = "model.safetensors.index.json"
+PER_LAYER = (
+    "layer_types",
+    "layers_block_type",
+    "mlp_layer_types",
+)  # configuration entries with one item for each layer
 
 
 def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None) -> PreTrainedModel:
@@ -25,6 +30,7 @@ def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None) ->
     Raises:
         ValueError: `n_layers` out of range, or weights that the files lack or have in another shape; names the first.
     """
+    folder = folder.resolve()
     config = AutoConfig.from_pretrained(folder)
     whole = config.num_hidden_layers
     if n_layers is not None and not 1 <= n_layers <= whole:
@@ -36,8 +42,9 @@ def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None) ->
     try:
         with needed_files(folder, n_layers or whole) as source:
             model, found = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
-            )
+                source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )  # fmt: skip
     finally:
         logging.set_verbosity(verbosity)
     lacking = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
@@ -49,17 +56,13 @@ def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None) ->
         warnings.warn(
             f"{folder} has {len(unused)} weights that a {type(model).__name__} does not: {unused[0]}", stacklevel=2
         )
-    model.config.name_or_path = str(folder)
+    model.name_or_path = model.config.name_or_path = str(folder)
     return model
 
 
 def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
-    """The configuration of the same model with its first layers only; lists with an entry for each layer are cut, too."""
-    whole = config.num_hidden_layers
-    values = {
-        key: value[:n_layers] if isinstance(value, list) and len(value) == whole else value
-        for key, value in config.to_dict().items()
-    }
+    """The configuration of the same model with its first layers only; lists that name each layer's kind are cut, too."""
+    values = {key: value[:n_layers] if key in PER_LAYER and value else value for key, value in config.to_dict().items()}
     number = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if number in values:  # NemotronH has none: its list of layer kinds gives the number
         values[number] = n_layers
@@ -81,8 +84,11 @@ def needed_files(folder: Path, n_layers: int) -> Iterator[Path]:
     index = json.loads((folder / INDEX).read_text())
     index["weight_map"] = {name: file for name, file in index["weight_map"].items() if layer_of(name) < n_layers}
     with TemporaryDirectory() as view:
-        for file in {*index["weight_map"].values(), "config.json", "generation_config.json"}:
-            if (folder / file).is_file():
-                (Path(view) / file).symlink_to((folder / file).resolve())
+        for file in sorted({*index["weight_map"].values()}):
+            if not (folder / file).is_file():
+                raise ValueError(f"{folder / file} is missing: {INDEX} names it")
+            (Path(view) / file).symlink_to(folder / file)
+        for file in folder.glob("*config.json"):
+            (Path(view) / file.name).symlink_to(file)
         (Path(view) / INDEX).write_text(json.dumps(index))
         yield Path(view)

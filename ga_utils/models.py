@@ -17,8 +17,8 @@ from ga_utils.loading import read_model
 from ga_utils.world import data_dir
 
 TINY = (
-    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-llamba-d8", "tiny-llamba-d16",
-    "tiny-mamba2", "tiny-falcon-mamba", "tiny-zamba2",
+    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-llamba-d8",
+    "tiny-mamba2", "tiny-mamba2-d16", "tiny-falcon-mamba", "tiny-zamba2",
 )  # fmt: skip
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
@@ -179,10 +179,13 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
         ValueError: the model is not built like that; the message names what was looked for.
     """
     layers = getattr(model.base_model, "layers", None)
-    if not layers or not any(_mixers(layer, i) for i, layer in enumerate(layers)):
+    # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too.
+    unknown = [i for i, layer in enumerate(layers or ()) if not (_mixers(layer, i) or hasattr(layer, "mixer"))]
+    if not layers or unknown or not any(_mixers(layer, i) for i, layer in enumerate(layers)):
+        which = f"layer {unknown[0]} is a {type(layers[unknown[0]]).__name__}" if unknown else "no layer has one"
         raise ValueError(
             f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold softmax attention with "
-            f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}"
+            f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}; {which}"
         )
     return LM(model.eval(), tokenizer, name or model.config.name_or_path or type(model).__name__)
 
@@ -200,12 +203,12 @@ def _mixers(layer: nn.Module, index: int) -> list[Mixer]:
 
 def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    if hasattr(module, "o_proj"):
+    if hasattr(module, "o_proj") and hasattr(module, "head_dim"):
         n_heads = module.o_proj.in_features // module.head_dim
         return "attention", n_heads, module.head_dim, module.o_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
-    if hasattr(module, "conv1d"):
+    if hasattr(module, "conv1d") and (hasattr(module, "n_groups") or hasattr(module, "z_bias")):  # Mamba2, or Llamba
         n_heads = module.D.numel()
         return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
     return None

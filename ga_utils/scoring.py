@@ -96,6 +96,9 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
         _score_batch(lm, batch, logprobs)
         bar.update(len(batch))
     bar.close()
+    broken = np.flatnonzero(np.isnan(logprobs).all(1))
+    if len(broken):
+        raise ValueError(f"{lm.name} gives no numbers (NaN) on example {broken[0]}: did 16-bit activations overflow?")
     answers = np.array([example.answer for example in examples])
     return Score(np.nanargmax(logprobs, axis=1) == answers, logprobs, answers)
 
@@ -103,6 +106,10 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
 def _rows(lm: LM, index: int, example: Example) -> list[_Row]:
     """One row for the whole example if every choice is a single token, else one row for each choice."""
     prompt = lm.tokenizer(example.prompt).input_ids
+    if not prompt:
+        raise ValueError(
+            f"example {index} has an empty prompt, and the tokenizer begins texts with no token of its own"
+        )
     continuations = []
     for choice in example.choices:
         # Tokenizing the whole text and cutting the prompt off is how lm-evaluation-harness does it:
@@ -111,6 +118,11 @@ def _rows(lm: LM, index: int, example: Example) -> list[_Row]:
         if not added:
             raise ValueError(
                 f"choice {choice!r} tokenizes to nothing after the prompt ending in {example.prompt[-20:]!r}"
+            )
+        if added in continuations:
+            raise ValueError(
+                f"choice {choice!r} has the same tokens as another one after the prompt: it can't be told apart (does the "
+                "tokenizer end every text with the same token?)"
             )
         continuations.append(added)
     longest = len(prompt) + max(map(len, continuations)) - 1  # the last token is only predicted, never read

@@ -111,6 +111,10 @@ def prune(lm: LM, head: Head) -> None:
     Training cannot bring it back: with both sides at zero, neither gets a gradient.
     """
     (mixer,) = [m for m in lm.mixers if m.layer == head.layer]
+    if mixer.module.k_proj.out_features != mixer.out_proj.in_features:
+        raise ValueError(
+            f"{head} shares its keys and values with other heads (grouped queries): it can't be pruned alone"
+        )
     columns = mixer.columns(head.head)
     mixer.out_proj.weight[:, columns] = 0
     for projection in (mixer.module.q_proj, mixer.module.k_proj, mixer.module.v_proj):

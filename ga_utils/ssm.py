@@ -111,7 +111,7 @@ def _mamba2(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
     n_heads, inner = mixer.D.numel(), mixer.out_proj.in_features
     width = mixer.n_groups * mixer.ssm_state_size
     xBC, dt = projected[:, inner : 2 * inner + 2 * width], projected[:, 2 * inner + 2 * width :]
-    x, B, C = F.silu(_convolved(mixer, xBC)).split([inner, width, width], dim=-1)
+    x, B, C = mixer.act(_convolved(mixer, xBC)).split([inner, width, width], dim=-1)
     low, high = mixer.time_step_limit
     dt = F.softplus(_wide(dt) + _wide(mixer.dt_bias)).clamp(low, high)
     x, B, C = (_wide(part).unflatten(-1, shape) for part, shape in

@@ -44,7 +44,7 @@ def build(family: str, tokenizer, dtype=torch.float32, **changes) -> ga.LM:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=None,
-        **CONFIGS[family] | changes,
+        **CONFIGS.get(family, {}) | changes,
     )
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     for name, p in model.named_parameters():

@@ -85,6 +85,33 @@ def test_a_model_without_attention_has_no_attention_row(tokenizer):
         ga.mask_last_row(families.build("mamba2", tokenizer), "mamba2", rows=0).__enter__()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "llamba", "zamba2", "jamba"])
+def test_the_last_row_stays_masked_while_generating_with_a_cache(family, tokenizer):
+    lm = families.build(family, tokenizer)
+    ids = tokenizer([PROMPT, PROMPT.replace("apple: 17\n", "")], return_tensors="pt", padding=True, padding_side="left")
+    seen = []
+    with ga.mask_last_row(lm, lm.mixers[-1].kind), lm.mixers[-1].on_z(lambda z: seen.append(z[:, -1].clone())):
+        lm.model.generate(**ids, max_new_tokens=3, do_sample=False)
+    assert len(seen) == 3 and not any(z.any() for z in seen)
+
+
+def test_the_mask_may_be_given_by_position(tokenizer):
+    lm = families.build("llama", tokenizer)
+    ids, mask = torch.randint(3, 400, (1, 9)), torch.tensor([[1] * 6 + [0] * 3])
+    seen = []
+    with ga.mask_last_row(lm), lm.mixers[0].on_z(seen.append), torch.no_grad():
+        lm.model(ids, mask)
+    assert not seen[0][0, 5].any() and seen[0][0, 4].any()
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "minimax"])
+def test_a_model_that_would_be_seen_only_in_part_is_refused(family, tokenizer):
+    """Some of its layers mix positions in a way that this package does not know."""
+    with pytest.raises(ValueError, match=r"is not supported: .*; layer \d is a "):
+        families.build(family, tokenizer, **families.ATTENTION, num_hidden_layers=4, num_experts=2, num_local_experts=2)
+
+
 def test_an_mlp_layer_has_no_heads(tokenizer):
     with pytest.raises(ValueError, match="L1H0: layer 1 has no heads, only an MLP"):
         ga.ablate(families.build("nemotron_h", tokenizer), ["L1H0"]).__enter__()

@@ -104,8 +104,28 @@ def test_a_hybrid_has_no_cache_and_says_so(pair):
             assert pair[0].model.generate(ids, max_new_tokens=3, use_cache=False).shape[1] == ids.shape[1] + 3
 
 
+def test_the_map_of_a_borrowed_layer_is_the_teachers_on_that_input(pair):
+    """Layer 0 has the same input in both, if the embeddings are the same."""
+    student, teacher = pair
+    student.model.get_input_embeddings().load_state_dict(teacher.model.get_input_embeddings().state_dict())
+    expected, before = ga.attention_map(teacher, PROMPT, 0), [lm.model.config._attn_implementation for lm in pair]
+    with ga.replace_layer(student, teacher, 0):
+        torch.testing.assert_close(ga.attention_map(student, PROMPT, 0), expected)
+    assert [lm.model.config._attn_implementation for lm in pair] == before and "sdpa" in before
+
+
 def test_nonsense_is_refused(pair, tokenizer):
     student, teacher = pair
+    with pytest.raises(ValueError, match="the teacher must be a Llama, mistral is a MistralForCausalLM"):
+        mistral = families.build("mistral", tokenizer, **families.CONFIGS["llama"], sliding_window=5)
+        ga.replace_layer(student, mistral, 1).__enter__()
+    with (
+        ga.replace_layer(student, teacher, 1),
+        pytest.raises(ValueError, match="layer 1 of llamba is the teacher's already"),
+    ):
+        ga.replace_head(student, teacher, 1, 2).__enter__()
+    with pytest.raises(ValueError, match="dtype and device must be the same"):
+        ga.replace_layer(student, families.build("llama", tokenizer, torch.float64), 1).__enter__()
     with pytest.raises(ValueError, match="layer 7: llamba has layers 0–2"):
         ga.replace_layer(student, teacher, 7).__enter__()
     with pytest.raises(ValueError, match="L1H9: layer 1 has heads 0–3"):

@@ -58,6 +58,26 @@ def test_a_missing_weight_is_named(family, tokenizer, tmp_path):
     assert ga.load_model(str(tmp_path), device="cpu", n_layers=1).n_layers == 1  # that layer is not asked for
 
 
+def test_a_missing_file_and_a_weight_of_another_shape_are_named(tokenizer, tmp_path):
+    saved(families.build("llama", tokenizer), tmp_path / "many")
+    file = json.loads((tmp_path / "many" / INDEX).read_text())["weight_map"]["model.norm.weight"]
+    (tmp_path / "many" / file).unlink()
+    with pytest.raises(ValueError, match=f"many/{file} is missing"):
+        ga.load_model(str(tmp_path / "many"), device="cpu")
+    saved(families.build("llama", tokenizer), tmp_path / "one", "1GB")
+    change(tmp_path / "one", lambda weights: weights.update({"model.norm.weight": torch.zeros(2)}))
+    with pytest.raises(ValueError, match=r"in another shape: .*model\.norm\.weight"):
+        ga.load_model(str(tmp_path / "one"), device="cpu")
+
+
+def test_lists_that_happen_to_be_as_long_as_the_model_is_deep_stay_whole(tokenizer, tmp_path):
+    lm = saved(families.build("falcon_h1", tokenizer, num_hidden_layers=5), tmp_path)  # five ssm_multipliers
+    short = ga.load_model(str(tmp_path), device="cpu", n_layers=2)
+    with ga.truncate(lm, 2):
+        assert torch.equal(logits(short, PROMPT), logits(lm, PROMPT))
+    assert short.model.name_or_path == str(tmp_path)
+
+
 def test_a_weight_too_many_is_named(tokenizer, tmp_path):
     saved(families.build("llama", tokenizer), tmp_path, "1GB")
     change(tmp_path, lambda weights: weights.update({"model.layers.0.extra": torch.zeros(2)}))

@@ -1,5 +1,7 @@
 """`evaluate` against a plain loop over Hugging Face's forward, whatever the padding side or batch size."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +73,23 @@ def test_wilson_interval_is_scipys(hits, n):
 def test_nonsense_is_refused_with_a_clear_error(lm, examples, kwargs, message):
     with pytest.raises(ValueError, match=message):
         ga.evaluate(lm, examples, **kwargs)
+
+
+def test_a_tokenizer_that_ends_every_text_alike_is_noticed(lm, monkeypatch):
+    class Ending:
+        def __call__(self, text):
+            ids = lm.tokenizer(text)
+            return type(ids)({"input_ids": [*ids.input_ids, 2]})
+
+    with pytest.raises(ValueError, match="' B' has the same tokens as another one"):
+        ga.evaluate(dataclasses.replace(lm, tokenizer=Ending()), [ga.Example("A", (" A", " B"), 0, "t")])
+
+
+def test_numbers_that_are_none_and_prompts_of_nothing_are_named(lm, tokenizer):
+    with torch.no_grad():
+        lm.model.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"random gives no numbers \(NaN\) on example 0"):
+        ga.evaluate(lm, [ga.Example("A", (" A", " B"), 0, "t")])
+    bare = dataclasses.replace(lm, tokenizer=lambda text: type("Ids", (), {"input_ids": tokenizer(text).input_ids[1:]}))
+    with pytest.raises(ValueError, match="example 0 has an empty prompt"):
+        ga.evaluate(bare, [ga.Example("", (" A", " B"), 0, "t")])
