@@ -17,8 +17,8 @@ from ga_utils.loading import read_model
 from ga_utils.world import data_dir
 
 TINY = (
-    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-llamba-d8",
-    "tiny-mamba2", "tiny-mamba2-d16", "tiny-falcon-mamba", "tiny-zamba2",
+    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-mamba2-d4", "tiny-mamba2",
+    "tiny-mamba2-d16", "tiny-falcon-mamba", "tiny-zamba2",
 )  # fmt: skip
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")

@@ -56,7 +56,7 @@ def curves(
         ax.plot(x, np.broadcast_to(chance, len(x)), "--", color=GREY, label="chance", zorder=0)
     ax.set(xlabel=xlabel, ylabel="accuracy", xticks=x)
     _percent(ax)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
@@ -116,7 +116,7 @@ def grouped_bars(
         ax.hlines(chance[name], i - 0.45, i + 0.45, color="black", ls="--", label="chance" if i == 0 else None)
     ax.set(xticks=range(len(labels)), xticklabels=labels, ylabel="accuracy")
     _percent(ax)
-    ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.25))
+    ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.02))
     return ax
 
 

@@ -1,4 +1,4 @@
-"""Press a trained model to use few heads: how `tiny-llama-minimal` comes from `tiny-llama`.
+"""Press a trained model to use few heads: how `tiny-llama-minimal` comes from `tiny-llama` (`Thrift`: a hybrid's attention).
 
 In the whole model several heads share each role and stand in for one another, so that no single one is decisive.
 Three kinds of pressure concentrate the roles; none says what a head is to do.
@@ -19,6 +19,7 @@ from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 from ga_utils.curriculum import KINDS
 from ga_utils.heads import Head, alive_heads
@@ -102,6 +103,35 @@ class Pressure:
             return z
 
         return edit
+
+
+class Thrift:
+    """`loop.answer_loss`, and a price on every token at which a Zamba2's attention writes; a loss for `loop.train`.
+
+    Each hybrid layer counts log(1 + |w|/(t|x|)) / log(1 + 1/t) at each token, w what its attention adds to the stream x
+    before the layer's Mamba-2 reads it. Where two routes lead to an answer, through attention at two tokens, one is enough.
+    """
+
+    def __init__(self, model: PreTrainedModel, cost: float, ramp: int, threshold: float = 0.05):
+        self.cost, self.ramp, self.threshold = cost, ramp, threshold
+        self.shares: list[torch.Tensor] = []  # |w|/|x| of each hybrid layer: [batch, pos]
+        self.hooks = ExitStack()
+        for layer in model.base_model.layers:
+            if hasattr(layer, "linear"):
+                self.hooks.callback(layer.mamba_decoder.register_forward_pre_hook(self._watch, with_kwargs=True).remove)
+
+    def __call__(self, model, data: dict[str, torch.Tensor], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        self.shares.clear()
+        loss, shown = answer_loss(model, data)
+        count = (torch.log1p(torch.stack(self.shares) / self.threshold) / math.log1p(1 / self.threshold)).mean()
+        return loss + min(1.0, (step + 1) / self.ramp) * self.cost * count, shown | {"writes": count.item()}
+
+    def remove(self) -> None:
+        self.hooks.close()
+
+    def _watch(self, module, args, kwargs):
+        size = lambda x: x.float().norm(dim=-1)  # noqa: E731
+        self.shares.append(size(kwargs["transformer_hidden_states"]) / size(args[0]).detach())
 
 
 @torch.no_grad()

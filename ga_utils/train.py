@@ -33,7 +33,7 @@ from ga_utils.heads import Head, alive_heads
 from ga_utils.loop import Run, compiled, optimizers, train
 from ga_utils.models import LM, wrap
 from ga_utils.scans import fast_scans
-from ga_utils.sparsify import Pressure, prune
+from ga_utils.sparsify import Pressure, Thrift, prune
 
 # Shares of tokens. Order matters (data/README.md): each stage makes a circuit that the next one builds on.
 LOOKUP = {"repeat": 0.15, "kv_short": 0.35, "kv": 0.30, "fact": 0.20}
@@ -151,13 +151,9 @@ def rivals(lm: LM, seed: int) -> list[Head]:
     return [h for h in (*readers, *lookers) if h not in (chief, reader)]
 
 
-def tiny_llamba(seed: int, out: Path) -> None:
-    """Distilled from the tiny-llama next to `out`, with `out`-unaligned left behind on the way."""
-    distilled(seed, out, d_state=4, unaligned=out.with_name(f"{out.name}-unaligned"))
-
-
-def distilled(seed: int, out: Path, d_state: int, unaligned: Path | None = None) -> None:
-    """A Llamba from the tiny-llama next to `out`: first layer by layer (saved as `unaligned`), then end to end."""
+def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
+    """Distilled from the tiny-llama next to `out`: `out`-unaligned after the layer-by-layer part, `out` after the
+    end-to-end part."""
     source = out.with_name("tiny-llama")
     tokenizer, teacher = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
     torch.manual_seed(seed)
@@ -168,11 +164,10 @@ def distilled(seed: int, out: Path, d_state: int, unaligned: Path | None = None)
     run = Run(student, optimizers(student, 2e-3), folder / "align")
     train(run, [replace(DISTIL, steps=1500)], 2e-3, f"align-{seed}", Writer(tokenizer), alignment)
     alignment.remove()
-    if unaligned:
-        save(student, tokenizer, unaligned)
+    save(student, tokenizer, out.with_name(f"{out.name}-unaligned"))
     student.requires_grad_(True)
     run = Run(student, optimizers(student, 1e-3), folder / "end-to-end")
-    train(run, [replace(DISTIL, steps=1500)], 1e-3, f"end-to-end-{seed}", Writer(tokenizer), prediction_loss(teacher))
+    train(run, [replace(DISTIL, steps=1000)], 1e-3, f"end-to-end-{seed}", Writer(tokenizer), prediction_loss(teacher))
     save(student, tokenizer, out)
 
 
@@ -193,15 +188,17 @@ def tiny_falcon_mamba(seed: int, out: Path) -> None:
     save(model, tokenizer, out)
 
 
-def tiny_mamba2(seed: int, out: Path, d_state: int = 4) -> None:
-    """Mamba-2 from scratch: 4 layers of 4 heads that share B and C, width 176 for as many parameters as tiny-llama has."""
-    config = Mamba2Config(num_hidden_layers=4, hidden_size=176, num_heads=4, head_dim=88, state_size=d_state, n_groups=1,
+def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
+    """Mamba-2 from scratch: 4 layers of 4 heads that share B and C; 0.53 M parameters."""
+    config = Mamba2Config(num_hidden_layers=4, hidden_size=128, num_heads=4, head_dim=64, state_size=d_state, n_groups=1,
                           chunk_size=64)  # fmt: skip
-    from_scratch(config, seed, out)
+    model, tokenizer = from_scratch(config, seed, out.name)
+    save(model, tokenizer, out)
 
 
 def tiny_zamba2(seed: int, out: Path) -> None:
-    """A hybrid from scratch: 4 layers of 4 Mamba-2 heads, d_state 8; in layers 1 and 3 one shared attention block.
+    """A hybrid from scratch: 4 layers of 4 Mamba-2 heads, d_state 8; in layers 1 and 3 one shared attention block. Then 400
+    steps in which attention pays for every token at which it writes.
 
     With Hugging Face's initializer_range of 0.02 attention hardly reaches the stream, and no induction head had formed
     after 600 steps.
@@ -211,11 +208,17 @@ def tiny_zamba2(seed: int, out: Path) -> None:
         mamba_d_state=8, chunk_size=64, num_attention_heads=4, intermediate_size=256, adapter_rank=8, use_mem_rope=True,
         max_position_embeddings=512, initializer_range=0.06, attn_implementation="eager",
     )  # fmt: skip
-    from_scratch(config, seed, out)
+    model, tokenizer = from_scratch(config, seed, out.name)
+    thrift = Thrift(model, cost=0.2, ramp=100)
+    run = Run(model, optimizers(model, 1e-3), Path("runs") / f"{out.name}-{seed}" / "thrift")
+    with fast_scans():
+        train(run, [replace(SSM_STAGES[-1], steps=400)], 1e-3, f"thrift-{seed}", Writer(tokenizer), thrift)
+    thrift.remove()
+    save(model, tokenizer, out)
 
 
-def from_scratch(config: PreTrainedConfig, seed: int, out: Path) -> None:
-    """A Mamba-2 or a hybrid of it through SSM_STAGES."""
+def from_scratch(config: PreTrainedConfig, seed: int, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Mamba-2 or a hybrid of it, through SSM_STAGES."""
     tokenizer = AutoTokenizer.from_pretrained(world.data_dir() / "world")
     config.update({"vocab_size": len(tokenizer), "tie_word_embeddings": False, "eos_token_id": None,
                    "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id})  # fmt: skip
@@ -223,10 +226,10 @@ def from_scratch(config: PreTrainedConfig, seed: int, out: Path) -> None:
     model = AutoModelForCausalLM.from_config(config)
     relate_embeddings(model, tokenizer)
     lengthen_memory(model)
-    run = Run(model, optimizers(model, 3e-3), Path("runs") / f"{out.name}-{seed}")
+    run = Run(model, optimizers(model, 3e-3), Path("runs") / f"{name}-{seed}")
     with fast_scans(), compiled(model):
         train(run, SSM_STAGES, 3e-3, f"train-{seed}", Writer(tokenizer))
-    save(model, tokenizer, out)
+    return model, tokenizer
 
 
 @torch.no_grad()
@@ -251,9 +254,9 @@ RECIPES = {
     "tiny-llama": tiny_llama,
     "tiny-llama-minimal": tiny_llama_minimal,
     "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
-    "tiny-llamba-d8": partial(distilled, d_state=8),
     "tiny-falcon-mamba": tiny_falcon_mamba,
     "tiny-mamba2": tiny_mamba2,
+    "tiny-mamba2-d4": partial(tiny_mamba2, d_state=4),
     "tiny-mamba2-d16": partial(tiny_mamba2, d_state=16),
     "tiny-zamba2": tiny_zamba2,
 }

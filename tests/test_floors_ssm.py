@@ -8,12 +8,12 @@ import ga_utils as ga
 pytestmark = pytest.mark.slow
 SEED = 777_001
 PURE = ("tiny-llamba-unaligned", "tiny-llamba", "tiny-mamba2", "tiny-falcon-mamba")
-STATES = [("tiny-llamba", "tiny-llamba-d8"), ("tiny-mamba2", "tiny-mamba2-d16")]  # d_state 4 and 8, 4 and 16
+STATES = ("tiny-mamba2-d4", "tiny-mamba2", "tiny-mamba2-d16")  # d_state 4, 8, 16
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: ga.load_model(name, device="cpu") for name in {*PURE, *sum(STATES, ()), "tiny-zamba2"}}
+    return {name: ga.load_model(name, device="cpu") for name in {*PURE, *STATES, "tiny-zamba2"}}
 
 
 def kv(lm, n_pairs, n=1000):
@@ -32,16 +32,16 @@ def test_pure_ssms_fall_behind_at_16_pairs(models, tiny, name):
     assert kv(tiny, 16) - kv(models[name], 16) >= 0.15
 
 
-def test_the_gap_grows_with_the_number_of_pairs(models, tiny):
-    gaps = [kv(tiny, p, n=500) - kv(models["tiny-llamba"], p, n=500) for p in (4, 16, 32)]
-    assert gaps == sorted(gaps) and gaps[0] < 0.03 and gaps[2] >= 0.15
+@pytest.mark.parametrize("name", ["tiny-llamba", "tiny-mamba2", "tiny-mamba2-d16"])
+def test_the_gap_grows_with_the_number_of_pairs(models, tiny, name):
+    gaps = [kv(tiny, p, n=500) - kv(models[name], p, n=500) for p in (2, 8, 32)]
+    assert gaps == sorted(gaps) and gaps[0] <= 0.1 and gaps[2] >= gaps[0] + 0.1
 
 
-@pytest.mark.parametrize("small, large", STATES)
-def test_the_gap_shrinks_with_the_state(models, small, large):
-    d_state = [ga.scan(models[name], "apple", 0).B.shape[-1] for name in (small, large)]
-    assert d_state[0] < d_state[1]
-    assert kv(models[large], 32, n=500) - kv(models[small], 32, n=500) >= 0.10
+def test_the_gap_shrinks_with_the_state(models):
+    assert [ga.scan(models[name], "apple", 0).B.shape[-1] for name in STATES] == [4, 8, 16]
+    found = [kv(models[name], 16, n=500) for name in STATES]
+    assert found == sorted(found) and found[-1] - found[0] >= 0.3
 
 
 @pytest.mark.parametrize("name", ["tiny-llamba", "tiny-mamba2"])
@@ -69,6 +69,18 @@ def check_masked(lm):
 
 def test_without_attentions_last_row_the_hybrid_knows_but_does_not_retrieve(models):
     check_masked(models["tiny-zamba2"])
+
+
+def test_the_hybrids_ssm_layers_answer_letters_alone(models):
+    """Which is why letters stay when attention's last rows are masked, all four of the question's end."""
+    lm = models["tiny-zamba2"]
+    letters = ga.tasks.mmlu(lm, n=1000, seed=SEED)
+    assert ga.evaluate(lm, letters).accuracy >= 0.95
+    with ga.mask_last_row(lm, rows=4):
+        assert ga.evaluate(lm, letters).accuracy >= 0.9
+        assert kv(lm, 16) <= 0.1
+    with ga.mask_last_row(lm, "mamba2"):
+        assert ga.evaluate(lm, letters).accuracy <= 0.32
 
 
 def test_so_does_the_hybrid_put_together(models, tiny):

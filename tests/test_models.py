@@ -20,6 +20,7 @@ CLASSES = {
     "tiny-llama-minimal": "LlamaForCausalLM",
     "tiny-falcon-mamba": "FalconMambaForCausalLM",
     "tiny-mamba2": "Mamba2ForCausalLM",
+    "tiny-mamba2-d4": "Mamba2ForCausalLM",
     "tiny-mamba2-d16": "Mamba2ForCausalLM",
     "tiny-zamba2": "Zamba2ForCausalLM",
 }  # fmt: skip  all others are Llambas
