@@ -189,7 +189,7 @@ def tiny_falcon_mamba(seed: int, out: Path) -> None:
 
 
 def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
-    """Mamba-2 from scratch: 4 layers of 4 heads that share B and C; 0.53 M parameters."""
+    """Mamba-2 from scratch: 4 layers of 4 heads that share B and C; 0.52 M parameters."""
     config = Mamba2Config(num_hidden_layers=4, hidden_size=128, num_heads=4, head_dim=64, state_size=d_state, n_groups=1,
                           chunk_size=64)  # fmt: skip
     model, tokenizer = from_scratch(config, seed, out.name)

@@ -110,3 +110,11 @@ def test_checks_know_two_mistakes_and_survive_anything(check):
     assert "raised" in check.verdict(lambda *args: 1 / 0)
     assert check.verdict(lambda *args: "nonsense").startswith("✗")
     assert check.verdict(check.reference).startswith("✓")
+
+
+def test_a_right_answer_that_changes_its_argument_is_told_so():
+    def in_place(z, head, d_head):
+        z[..., head * d_head : (head + 1) * d_head] = 0
+        return z
+
+    assert "you changed the tensor that you were given" in ALL["zero_head"].verdict(in_place)
