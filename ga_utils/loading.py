@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -22,13 +23,15 @@ PER_LAYER = (
 )  # configuration entries with one item for each layer
 
 
-def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None) -> PreTrainedModel:
+def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None, device="cpu") -> PreTrainedModel:
     """A causal language model from safetensors files, or its first layers.
 
-    Of a checkpoint in several files, only those that hold a needed weight are opened.
+    Of a checkpoint in several files, only those that hold a needed weight are opened. Weights go to the device one by
+    one: there is never a whole copy in the machine's memory.
 
     Raises:
-        ValueError: `n_layers` out of range, or weights that the files lack or have in another shape; names the first.
+        ValueError: `n_layers` out of range, a damaged file, or weights that the files lack or have in another shape;
+            names the first. A Llamba, whose code is ours, may not have a weight too many either.
     """
     folder = folder.resolve()
     config = AutoConfig.from_pretrained(folder)
@@ -41,8 +44,10 @@ def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None) ->
     logging.set_verbosity_error()  # the weights left out on purpose would fill a page; what matters is checked below
     try:
         with needed_files(folder, n_layers or whole) as source:
+            for file in sorted(source.glob("*.safetensors")):
+                check_header(file)
             model, found = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True,
+                source, config=config, dtype=dtype, device_map={"": device}, use_safetensors=True, output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
             )  # fmt: skip
     finally:
@@ -53,11 +58,21 @@ def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None) ->
                          f"{lacking[0]}")  # fmt: skip
     unused = sorted(key for key in found["unexpected_keys"] if layer_of(key) < (n_layers or whole))
     if unused:
-        warnings.warn(
-            f"{folder} has {len(unused)} weights that a {type(model).__name__} does not: {unused[0]}", stacklevel=2
-        )
+        message = f"{folder} has {len(unused)} weights that a {type(model).__name__} does not: {unused[0]}"
+        if config.model_type == "llamba":
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=2)  # elsewhere they are leftovers that Hugging Face itself ignores
     model.name_or_path = model.config.name_or_path = str(folder)
     return model
+
+
+def check_header(file: Path) -> None:
+    """Raises a ValueError that names the file if it is no safetensors file, or shorter than its header says."""
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file.resolve()} is damaged ({error}): delete it and fetch or copy it again") from None
 
 
 def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:

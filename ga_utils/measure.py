@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from ga_utils import tasks
 from ga_utils.heads import ablate, alive_heads
 from ga_utils.items import Example
-from ga_utils.models import LM, TINY, load_model
+from ga_utils.models import LM, load_model
+from ga_utils.registry import TINY
 from ga_utils.roles import find_roles
 from ga_utils.scoring import Score, evaluate
 from ga_utils.sweeps import sweep_layers

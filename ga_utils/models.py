@@ -13,13 +13,11 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ga_utils import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
+from ga_utils.hub import fetch
 from ga_utils.loading import read_model
+from ga_utils.registry import MODELS, TINY, default_device, default_dtype, layers_to_load
 from ga_utils.world import data_dir
 
-TINY = (
-    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-mamba2-d4", "tiny-mamba2",
-    "tiny-mamba2-d16", "tiny-falcon-mamba", "tiny-zamba2",
-)  # fmt: skip
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
 UNLIMITED = 1 << 20  # what stands in for a context length where a model has none
@@ -143,30 +141,43 @@ class LM:
         return f"LM({self.name}: {type(self.model).__name__}, {shape}, {self.device}, {self.model.dtype})"
 
 
-def load_model(name: str, device: str = "auto", dtype: str | torch.dtype = "auto", n_layers: int | None = None) -> LM:
+def load_model(
+    name: str, device: str = "auto", dtype: str | torch.dtype = "auto", n_layers: int | str | None = None
+) -> LM:
     """Load a model of the course by name, or any checkpoint of a supported family from a local folder.
 
     Args:
-        name: one of `TINY`, or a folder that holds `config.json`, safetensors weights and a tokenizer.
+        name: one of `registry.TINY` (they ship with the course) or `registry.MODELS` (downloaded once, at a pinned
+            revision), or a folder that holds `config.json`, safetensors weights and a tokenizer.
         device: "auto" takes the GPU if there is one.
         dtype: "auto" is float32 on a CPU, so that results repeat; on a GPU bfloat16, or float16 where
             the hardware has no bfloat16 (T4).
-        n_layers: load only the first layers. Files that hold later layers alone are never opened.
+        n_layers: only the first layers; files that hold later layers alone are neither downloaded nor opened.
+            "fit": the whole model if it fits into the memory that is free, else as many first layers as do.
 
     Raises:
-        ValueError: unknown name (lists the known ones), `n_layers` out of range, or weights missing from the files.
+        ValueError: unknown name (lists the known ones), `n_layers` out of range, a model that does not fit into memory
+            (said before it is downloaded), no way to download it, or weights missing from the files.
     """
+    device = default_device() if device == "auto" else device
+    dtype = default_dtype(device) if dtype == "auto" else dtype
+    if name in MODELS:
+        n_layers = layers_to_load(name, device, dtype, n_layers)
+        weights, words = fetch(name, MODELS[name], n_layers)
+    else:
+        weights = words = _folder(name)
+        n_layers = None if n_layers == "fit" else n_layers
+    model = read_model(weights, dtype, n_layers, device)
+    return wrap(model, AutoTokenizer.from_pretrained(words), name=name)
+
+
+def _folder(name: str) -> Path:
     folder = data_dir() / "models" / name if name in TINY else Path(name)
-    if not (folder / "config.json").is_file():
-        if name in TINY:
-            raise ValueError(f"{name} is missing from {folder.parent}: build it with  python -m ga_utils.train {name}")
-        raise ValueError(f"unknown model {name!r}: known are {', '.join(TINY)}, or a folder with a config.json")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype == "auto":
-        dtype = torch.float32 if torch.device(device).type == "cpu" else _half(device)
-    model = read_model(folder, dtype, n_layers)
-    return wrap(model.to(device), AutoTokenizer.from_pretrained(folder), name=name)
+    if (folder / "config.json").is_file():
+        return folder
+    if name in TINY:
+        raise ValueError(f"{name} is missing from {folder.parent}: build it with  python -m ga_utils.train {name}")
+    raise ValueError(f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json")
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
@@ -212,7 +223,3 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
         n_heads = module.D.numel()
         return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
     return None
-
-
-def _half(device: str) -> torch.dtype:
-    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
