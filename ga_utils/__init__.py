@@ -26,6 +26,8 @@ from ga_utils.attention import aggregate_score, attention_map, gather_score, sca
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
 from ga_utils.hybrid import replace_head, replace_layer
 from ga_utils.items import Example
+from ga_utils.kernels import install_kernels
+from ga_utils.machine import doctor
 from ga_utils.models import LM, Mixer, load_model, wrap
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
@@ -34,7 +36,8 @@ from ga_utils.widgets import attention_view
 
 __all__ = [
     "Example", "Head", "HeadSweep", "LM", "LayerSweep", "Mixer", "Roles", "Score", "ablate", "aggregate_score",
-    "alive_heads", "attention_map", "attention_view", "checks", "evaluate", "find_roles", "gather_score", "keep_only",
-    "load_model", "mask_last_row", "plots", "replace_head", "replace_layer", "scan", "segments", "shares", "sharpness",
-    "skip_layers", "sweep_heads", "sweep_layers", "tasks", "truncate", "wrap",
+    "alive_heads", "attention_map", "attention_view", "checks", "doctor", "evaluate", "find_roles", "gather_score",
+    "install_kernels", "keep_only", "load_model", "mask_last_row", "plots", "replace_head", "replace_layer",
+    "scan", "segments", "shares", "sharpness", "skip_layers", "sweep_heads", "sweep_layers", "tasks", "truncate",
+    "wrap",
 ]  # fmt: skip

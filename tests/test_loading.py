@@ -78,6 +78,22 @@ def test_lists_that_happen_to_be_as_long_as_the_model_is_deep_stay_whole(tokeniz
     assert short.model.name_or_path == str(tmp_path)
 
 
+def test_a_damaged_file_is_named(tokenizer, tmp_path):
+    saved(families.build("llama", tokenizer), tmp_path)
+    file = sorted(tmp_path.glob("*.safetensors"))[3]
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{file.name} is damaged"):
+        ga.load_model(str(tmp_path), device="cpu")
+
+
+def test_a_llamba_may_have_no_weight_too_many(tokenizer, tmp_path):
+    saved(families.build("llamba", tokenizer), tmp_path, "1GB")
+    change(tmp_path, lambda weights: weights.update({"backbone.layers.1.mixer.norm.weight": torch.zeros(2)}))
+    with pytest.raises(ValueError, match=r"1 weights that a LlambaForCausalLM does not: backbone\.layers\.1\.mixer\.norm"):
+        ga.load_model(str(tmp_path), device="cpu")
+    assert ga.load_model(str(tmp_path), device="cpu", n_layers=1).n_layers == 1
+
+
 def test_a_weight_too_many_is_named(tokenizer, tmp_path):
     saved(families.build("llama", tokenizer), tmp_path, "1GB")
     change(tmp_path, lambda weights: weights.update({"model.layers.0.extra": torch.zeros(2)}))
