@@ -99,11 +99,15 @@ class Mixer:
 
 @dataclass(eq=False)
 class LM:
-    """A causal language model whose heads can be named, watched and disabled."""
+    """A causal language model whose heads can be named, watched and disabled.
+
+    source: the arguments with which `load_model` loads it again on another machine; None for a wrapped model.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    source: dict | None = None
 
     @property
     def decoder(self) -> nn.Module:
@@ -166,7 +170,9 @@ def load_model(name: str, device: str = "auto", dtype: str | torch.dtype = "auto
     if dtype == "auto":
         dtype = torch.float32 if torch.device(device).type == "cpu" else _half(device)
     model = read_model(folder, dtype, n_layers)
-    return wrap(model.to(device), AutoTokenizer.from_pretrained(folder), name=name)
+    lm = wrap(model.to(device), AutoTokenizer.from_pretrained(folder), name=name)
+    lm.source = {"name": name if name in TINY else str(folder.resolve()), "n_layers": n_layers}
+    return lm
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
