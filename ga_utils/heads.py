@@ -55,6 +55,14 @@ def check_heads(lm: LM, heads: Iterable[Head | str]) -> list[Head]:
     return heads
 
 
+def check_mode(mode: str, reference: list[Example] | None) -> None:
+    """Raises a ValueError for an unknown mode, or when a mode lacks the reference that it needs."""
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
+    if mode != "zero" and not reference:
+        raise ValueError(f"mode={mode!r} needs reference=examples: the prompts whose activations replace the head's")
+
+
 def alive_heads(lm: LM) -> list[Head]:
     """All heads that do something; in a pruned model the others have zero output-projection columns."""
     return [Head(m.layer, h) for m in lm.mixers for h in m.heads if m.is_alive(h)]
@@ -77,10 +85,7 @@ def ablate(
         ValueError: a head the model lacks, an unknown mode, or no reference where one is needed.
     """
     heads = set(check_heads(lm, heads))
-    if mode not in MODES:
-        raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
-    if mode != "zero" and not reference:
-        raise ValueError(f"mode={mode!r} needs reference=examples: the prompts whose activations replace the head's")
+    check_mode(mode, reference)
     chosen = [(mixer, off) for mixer in lm.mixers if (off := [h for h in mixer.heads if Head(mixer.layer, h) in heads])]
     outputs = _record(lm, [mixer for mixer, _ in chosen], reference) if mode != "zero" else [None] * len(chosen)
     with ExitStack() as hooks:

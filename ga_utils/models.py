@@ -97,11 +97,15 @@ class Mixer:
 
 @dataclass(eq=False)
 class LM:
-    """A causal language model whose heads can be named, watched and disabled."""
+    """A causal language model whose heads can be named, watched and disabled.
+
+    source: the arguments with which `load_model` loads it again on another machine; None for a wrapped model.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    source: dict | None = None
 
     @property
     def decoder(self) -> nn.Module:
@@ -168,7 +172,9 @@ def load_model(
         weights = words = _folder(name)
         n_layers = None if n_layers == "fit" else n_layers
     model = read_model(weights, dtype, n_layers, device)
-    return wrap(model, AutoTokenizer.from_pretrained(words), name=name)
+    lm = wrap(model, AutoTokenizer.from_pretrained(words), name=name)
+    lm.source = {"name": name if name in (*TINY, *MODELS) else str(weights.resolve()), "n_layers": n_layers}
+    return lm
 
 
 def _folder(name: str) -> Path:

@@ -28,6 +28,11 @@ class Score:
     logprobs: np.ndarray
     answers: np.ndarray
 
+    @classmethod
+    def of(cls, logprobs: np.ndarray, answers: np.ndarray) -> Score:
+        """The score that these log-probabilities give."""
+        return cls(np.nanargmax(logprobs, axis=1) == answers, logprobs, answers)
+
     @property
     def n(self) -> int:
         return len(self.correct)
@@ -99,8 +104,7 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
     broken = np.flatnonzero(np.isnan(logprobs).all(1))
     if len(broken):
         raise ValueError(f"{lm.name} gives no numbers (NaN) on example {broken[0]}: did 16-bit activations overflow?")
-    answers = np.array([example.answer for example in examples])
-    return Score(np.nanargmax(logprobs, axis=1) == answers, logprobs, answers)
+    return Score.of(logprobs, np.array([example.answer for example in examples]))
 
 
 def _rows(lm: LM, index: int, example: Example) -> list[_Row]:

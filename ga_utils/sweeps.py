@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ga_utils.heads import Head, ablate, alive_heads, check_heads, skip_layers, truncate
+from ga_utils.checkpoint import MEMORY, Checkpoint, Piece, identity
+from ga_utils.cluster import Run, on_ray
+from ga_utils.heads import Head, ablate, alive_heads, check_heads, check_mode, skip_layers, truncate
 from ga_utils.items import Example
 from ga_utils.models import LM
 from ga_utils.scoring import Score, evaluate
@@ -57,6 +62,9 @@ def sweep_heads(
     heads: Iterable[Head | str] | None = None,
     mode: str = "zero",
     reference: list[Example] | None = None,
+    method: str = "exact",
+    checkpoint: str | Path | None = None,
+    engine: str = "local",
     progress: bool = True,
 ) -> HeadSweep:
     """Disable one head at a time, exactly, and evaluate the examples each time.
@@ -64,17 +72,87 @@ def sweep_heads(
     Args:
         heads: which to try; by default all that are alive (a pruned head has nothing to disable).
         mode, reference: as in `ablate`.
+        method: "exact".
+        checkpoint: a file that keeps what is finished. The same call after a crash goes on there and gives the same
+            result; several processes may share the file. Heads may differ between calls, all else must not.
+        engine: "local", or "ray": spread over a Ray cluster (see `cluster.on_ray`).
+
+    Raises:
+        ValueError: arguments that make no sense; a checkpoint made for something else, or damaged.
+        OSError: the checkpoint can't be written (see `Checkpoint`); what is finished is kept.
     """
-    heads = alive_heads(lm) if heads is None else check_heads(lm, heads)
-    baseline = evaluate(lm, examples)
+    for name, value, known in (("method", method, METHODS), ("engine", engine, tuple(ENGINES))):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
+    check_mode(mode, reference)
+    examples = list(examples)
+    todo = pieces(lm, alive_heads(lm) if heads is None else check_heads(lm, heads))
+    make = partial(runner, examples=examples, mode=mode, reference=reference)
+    # Without a checkpoint the same code runs on a database in memory, which nothing can be confused with.
+    who = identity(lm, examples, mode, reference, method) if checkpoint else {}
+    with Checkpoint(checkpoint or MEMORY, who) as done:
+        missing = [piece for piece in todo if piece not in done]
+        with tqdm(total=len(todo), initial=len(todo) - len(missing), desc="heads", disable=not progress, leave=False) as bar:
+
+            def still_missing() -> Iterator[Piece]:
+                for piece in missing:
+                    if piece in done:  # another process on the same file was faster
+                        bar.update()
+                    else:
+                        yield piece
+
+            if missing:
+                with closing(ENGINES[engine](lm, examples, still_missing(), make)) as results:
+                    for piece, logprobs in results:
+                        done.put(piece, logprobs)
+                        bar.update()
+        return _table(lm, examples, {piece: done.get(piece) for piece in todo})
+
+
+def pieces(lm: LM, heads: list[Head]) -> list[Piece]:
+    """The work in portions that are finished, or lost, as a whole: first the baseline, then one head each."""
+    return [(), *((head,) for head in dict.fromkeys(heads))]
+
+
+def runner(lm: LM, examples: list[Example], mode: str, reference: list[Example] | None) -> Run:
+    """The function that computes a piece: log-probabilities of choices, float64 [heads of the piece, n_examples, n_choices].
+
+    NaN where an example has fewer choices. The same piece gives the same bits each time.
+    """
+
+    def run(piece: Piece) -> np.ndarray:
+        if not piece:
+            return evaluate(lm, examples).logprobs[None]
+        found = []
+        for head in piece:
+            with ablate(lm, [head], mode, reference):
+                found.append(evaluate(lm, examples).logprobs)
+        return np.stack(found)
+
+    return run
+
+
+def _locally(lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Callable[[LM], Run]) -> Iterator:
+    """What `cluster.on_ray` does, here and one after the other."""
+    run = make(lm)
+    for piece in pieces:
+        yield piece, run(piece)
+
+
+METHODS = ("exact",)
+ENGINES = {"local": _locally, "ray": on_ray}
+
+
+def _table(lm: LM, examples: list[Example], found: dict[Piece, np.ndarray]) -> HeadSweep:
+    answers = np.array([example.answer for example in examples])
     accuracy = np.full((lm.n_layers, lm.n_heads), np.nan)
     logprob = accuracy.copy()
-    for head in tqdm(heads, desc="heads", disable=not progress, leave=False):
-        with ablate(lm, [head], mode, reference):
-            score = evaluate(lm, examples)
-        accuracy[head.layer, head.head] = score.accuracy
-        logprob[head.layer, head.head] = score.right_logprob
-    return HeadSweep(accuracy, logprob, baseline)
+    for piece, logprobs in found.items():
+        for head, one in zip(piece, logprobs):
+            score = Score.of(one, answers)
+            accuracy[head.layer, head.head] = score.accuracy
+            logprob[head.layer, head.head] = score.right_logprob
+    return HeadSweep(accuracy, logprob, Score.of(found[()][0], answers))
 
 
 @dataclass(frozen=True)
