@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import pandas as pd
+import torch
 
 from ga_utils.corpora import INSTALL
 from ga_utils.models import LM
@@ -40,7 +42,7 @@ def lm_eval(lm: LM, tasks: list, limit: int | float | None = None, shots: int | 
         raise ValueError(f"limit={limit}: expected a positive number of questions, or None for all")
     results = simple_evaluate(
         model=_adapter(lm), tasks=[tasks] if isinstance(tasks, str) else list(tasks), limit=limit, num_fewshot=shots,
-        log_samples=False, random_seed=None, numpy_random_seed=None, torch_random_seed=None,
+        task_manager=_task_manager(), log_samples=False, random_seed=None, numpy_random_seed=None, torch_random_seed=None,
     )  # fmt: skip
     asked = results["n-samples"]
     rows = []
@@ -54,11 +56,20 @@ def lm_eval(lm: LM, tasks: list, limit: int | float | None = None, shots: int | 
     return pd.DataFrame(rows, columns=["task", "metric", "filter", "value", "stderr", "n"])
 
 
+@cache
+def _task_manager():
+    """The harness's list of its tasks: it takes seconds to read thousands of files."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
 def _adapter(lm: LM):
     """The harness's own wrapper of Hugging Face models, around ours."""
     from lm_eval.models.huggingface import HFLM
 
     class Adapter(HFLM):
+        @torch.no_grad()
         def _model_call(self, inps, attn_mask=None, labels=None):
             # Borrowed layers (ga_utils.hybrid) keep no cache, and nothing here reads one.
             return self.model(inps, use_cache=False).logits
