@@ -6,7 +6,6 @@ import copy
 from functools import cache
 
 import pandas as pd
-import torch
 
 from ga_utils.corpora import INSTALL
 from ga_utils.models import LM
@@ -34,14 +33,17 @@ def lm_eval(lm: LM, tasks: list, limit: int | float | None = None, shots: int | 
     """
     try:
         from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(INSTALL) from error
     if not tasks:
         raise ValueError('no tasks: pass a list such as ["arc_easy"]')
     if limit is not None and limit <= 0:
         raise ValueError(f"limit={limit}: expected a positive number of questions, or None for all")
+    # The harness may give the tokenizer a padding token: it gets a copy.
+    model = HFLM(lm.model, tokenizer=copy.deepcopy(lm.tokenizer), backend="causal", max_length=lm.max_length)
     results = simple_evaluate(
-        model=_adapter(lm), tasks=[tasks] if isinstance(tasks, str) else list(tasks), limit=limit, num_fewshot=shots,
+        model=model, tasks=[tasks] if isinstance(tasks, str) else list(tasks), limit=limit, num_fewshot=shots,
         task_manager=_task_manager(), log_samples=False, random_seed=None, numpy_random_seed=None, torch_random_seed=None,
     )  # fmt: skip
     asked = results["n-samples"]
@@ -62,17 +64,3 @@ def _task_manager():
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
-
-
-def _adapter(lm: LM):
-    """The harness's own wrapper of Hugging Face models, around ours."""
-    from lm_eval.models.huggingface import HFLM
-
-    class Adapter(HFLM):
-        @torch.no_grad()
-        def _model_call(self, inps, attn_mask=None, labels=None):
-            # Borrowed layers (ga_utils.hybrid) keep no cache, and nothing here reads one.
-            return self.model(inps, use_cache=False).logits
-
-    # The harness may give the tokenizer a padding token: it gets a copy.
-    return Adapter(lm.model, tokenizer=copy.deepcopy(lm.tokenizer), backend="causal", max_length=lm.max_length)

@@ -105,6 +105,8 @@ def test_knowledge(folder, name):
 def test_knowledge_is_an_even_mixture(folder):
     counts = [[e.task for e in ga.tasks.knowledge(REAL, n=n)].count(name) for n in (6, 9) for name in FILES]
     assert counts == [1, 1, 1, 1, 1, 1, 2, 2, 2, 1, 1, 1]
+    order = [e.task for e in ga.tasks.knowledge(REAL, n=9)]
+    assert order != sorted(order, key=list(FILES).index)  # shuffled: a part of the list is a mixture, too
 
 
 @pytest.mark.parametrize("subset", hub.BBH)
