@@ -39,6 +39,7 @@ def accuracy(frame: pd.DataFrame) -> float:
     return row["value"]
 
 
+@pytest.mark.slow  # the first use reads the harness's list of tasks
 def test_equals_our_score_with_heads_on_and_off(minimal, as_task):
     letters = ga.tasks.mmlu(minimal, n=40)
     task = as_task(letters)
@@ -82,11 +83,12 @@ def test_inside_a_borrowed_layer(tiny, as_task):
         assert accuracy(ga.lm_eval(student, [as_task(examples)])) == pytest.approx(ga.evaluate(student, examples).accuracy)
 
 
-def test_winograndes_form_scores_the_text_after_the_option(tiny, as_task):
+@pytest.mark.parametrize("rest", [" is red moon.", " is"], ids=["several tokens", "one token"])
+def test_winograndes_form_scores_the_text_after_the_option(tiny, as_task, rest):
     """One text is scored after each of several others: `Example.given`."""
     towns = ["Arvo", "Belin"]
     examples = [
-        ga.Example(f"The {relation} of ", (" is red moon.",) * 2, k % 2, "winogrande", given=tuple(towns))
+        ga.Example(f"The {relation} of ", (rest,) * 2, k % 2, "winogrande", given=tuple(towns))
         for k, relation in enumerate(["flag", "song", "gift", "feast", "crest", "dance", "tale", "drink"])
     ]
     task = as_task(examples, doc_to_text="{{answer}}", doc_to_target="{{choices[0]}}",
