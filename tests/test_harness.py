@@ -97,6 +97,22 @@ def test_winograndes_form_scores_the_text_after_the_option(tiny, as_task, rest):
     assert 0 < score.accuracy < 1 and accuracy(ga.lm_eval(tiny, [task])) == pytest.approx(score.accuracy)
 
 
+def test_answers_that_are_generated(minimal, as_task):
+    """And `evaluate` among all numbers agrees, where the first token generated is the whole answer."""
+    examples = ga.tasks.kv_retrieval(minimal, n_pairs=3, n=20)
+    task = as_task(
+        examples, output_type="generate_until", doc_to_choice=None, doc_to_target="{{choices[answer].strip()}}",
+        target_delimiter=" ", generation_kwargs={"until": ["\n"], "max_gen_toks": 1, "do_sample": False},
+        metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    )  # fmt: skip
+    numbers = tuple(f" {n}" for n in range(100))
+    among_all = [ga.Example(e.prompt, numbers, int(e.choices[e.answer]), e.task) for e in examples]
+    for heads in ([], ["L1H0"]):
+        with ga.ablate(minimal, heads):
+            (row,) = ga.lm_eval(minimal, [task]).to_dict("records")
+            assert row["metric"] == "exact_match" and row["value"] == pytest.approx(ga.evaluate(minimal, among_all).accuracy)
+
+
 def test_limit_shots_several_tasks_and_task_objects(minimal, as_task):
     letters = ga.tasks.mmlu(minimal, n=10)
     tasks = [as_task(letters, "a"), harness.ConfigurableTask(config=as_task(letters, "b"))]
