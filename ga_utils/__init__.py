@@ -23,6 +23,7 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 
 from ga_utils import checks, plots, tasks
 from ga_utils.attention import aggregate_score, attention_map, gather_score, scan, segments, shares, sharpness
+from ga_utils.harness import lm_eval
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
 from ga_utils.hybrid import replace_head, replace_layer
 from ga_utils.items import Example
@@ -37,7 +38,7 @@ from ga_utils.widgets import attention_view
 __all__ = [
     "Example", "Head", "HeadSweep", "LM", "LayerSweep", "Mixer", "Roles", "Score", "ablate", "aggregate_score",
     "alive_heads", "attention_map", "attention_view", "checks", "doctor", "evaluate", "find_roles", "gather_score",
-    "install_kernels", "keep_only", "load_model", "mask_last_row", "plots", "replace_head", "replace_layer",
+    "install_kernels", "keep_only", "lm_eval", "load_model", "mask_last_row", "plots", "replace_head", "replace_layer",
     "scan", "segments", "shares", "sharpness", "skip_layers", "sweep_heads", "sweep_layers", "tasks", "truncate",
     "wrap",
 ]  # fmt: skip

@@ -97,7 +97,7 @@ def segments(lm: LM, example: Example) -> list[Segment]:
     """Where each choice of an `mmlu` or `kv_retrieval` example stands in its prompt, in the order of the choices.
 
     Raises:
-        ValueError: a choice has no line of its own (`B. ...` or `key: 17`) in the prompt.
+        ValueError: a choice has no line of its own (`B. ...`, `key: 17` or `key:17`) in the prompt.
     """
     encoded = lm.tokenizer(example.prompt, return_offsets_mapping=True)
     starts = [start for start, _ in encoded.offset_mapping]
@@ -105,7 +105,7 @@ def segments(lm: LM, example: Example) -> list[Segment]:
     found = []
     for choice in example.choices:
         mark = re.escape(choice.strip())
-        line = re.search(rf"^(?:{mark}\. .*|\S+: {mark})\n", example.prompt, re.MULTILINE)
+        line = re.search(rf"^(?:{mark}\. .*|\S+: ?{mark})\n", example.prompt, re.MULTILINE)
         if not line:
             raise ValueError(f"choice {choice!r} has no line of its own in the {example.task} prompt, so no segment")
         start = max(i for i, s in enumerate(starts) if s <= line.start() < ends[i])

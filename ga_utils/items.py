@@ -16,20 +16,33 @@ from ga_utils.world import COUNTED, LETTERS, NOUNS, NUMBERS, PEOPLE, POOL, TOWNS
 
 @dataclass(frozen=True)
 class Example:
-    """One item: `prompt` is to be continued by `choices[answer]`; `task` names the kind of item."""
+    """One item: `prompt` is to be continued by `choices[answer]`; `task` names the kind of item.
+
+    given: for each choice a text that is read between the prompt and the choice, and not scored. Empty for all tasks but
+    Winogrande, where the two options are read and the rest of the sentence, the same for both, is scored.
+    """
 
     prompt: str
     choices: tuple[str, ...]
     answer: int
     task: str
+    given: tuple[str, ...] = ()
 
     def __post_init__(self):
         if len(self.choices) < 2:
             raise ValueError(f"an Example needs at least two choices, got {self.choices!r}")
-        if len(set(self.choices)) != len(self.choices):
+        if self.given and len(self.given) != len(self.choices):
+            raise ValueError(f"given has {len(self.given)} texts for {len(self.choices)} choices: one for each, or none")
+        if len(set(self.texts)) != len(self.choices):
             raise ValueError(f"duplicate choices in {self.choices!r}: every choice must be a different text")
         if not 0 <= self.answer < len(self.choices):
             raise ValueError(f"answer={self.answer} is not an index into the {len(self.choices)} choices")
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """For each choice: everything that is read before it, and the choice itself, which is scored."""
+        given = self.given or ("",) * len(self.choices)
+        return [(self.prompt + before, choice) for before, choice in zip(given, self.choices)]
 
 
 def alike(rng: random.Random, value: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -122,6 +135,21 @@ def kv_retrieval(rng: random.Random, n_pairs: int = 8) -> Example:
     text, pairs = dictionary(rng, n_pairs)
     answer = rng.randrange(n_pairs)
     return Example(text + kv_query(list(pairs)[answer]), tuple(f" {v}" for v in pairs.values()), answer, "kv_retrieval")
+
+
+def kv_memorize(rng: random.Random, n_pairs: int) -> Example:
+    """`kv_retrieval` in the wording of the paper (appendix A.5), for models that know English.
+
+    Memorize the following dictionary:⏎
+    apple:17⏎
+    lamp:4⏎
+    The value of the key 'lamp' is      <- asked for: " 4", against " 17"
+    """
+    _, pairs = dictionary(rng, n_pairs)
+    answer = rng.randrange(n_pairs)
+    lines = "".join(f"{key}:{value}\n" for key, value in pairs.items())
+    prompt = f"Memorize the following dictionary:\n{lines}The value of the key '{list(pairs)[answer]}' is"
+    return Example(prompt, tuple(f" {value}" for value in pairs.values()), answer, "kv_retrieval")
 
 
 @dataclass(frozen=True)

@@ -109,35 +109,37 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
 
 def _rows(lm: LM, index: int, example: Example) -> list[_Row]:
     """One row for the whole example if every choice is a single token, else one row for each choice."""
-    prompt = lm.tokenizer(example.prompt).input_ids
-    if not prompt:
-        raise ValueError(
-            f"example {index} has an empty prompt, and the tokenizer begins texts with no token of its own"
-        )
-    continuations = []
-    for choice in example.choices:
+    read: dict[str, list[int]] = {}  # tokens of what is read before a choice; in most tasks the same for all
+    pairs: list[tuple[list[int], list[int]]] = []  # those, and the tokens that the choice adds
+    for before, choice in example.texts:
+        if before not in read:
+            read[before] = lm.tokenizer(before).input_ids
+        prompt = read[before]
+        if not prompt:
+            raise ValueError(
+                f"example {index} has an empty prompt, and the tokenizer begins texts with no token of its own"
+            )
         # Tokenizing the whole text and cutting the prompt off is how lm-evaluation-harness does it:
         # a token that spans the boundary then counts as part of the choice.
-        added = lm.tokenizer(example.prompt + choice).input_ids[len(prompt) :]
+        added = lm.tokenizer(before + choice).input_ids[len(prompt) :]
         if not added:
-            raise ValueError(
-                f"choice {choice!r} tokenizes to nothing after the prompt ending in {example.prompt[-20:]!r}"
-            )
-        if added in continuations:
+            raise ValueError(f"choice {choice!r} tokenizes to nothing after the prompt ending in {before[-20:]!r}")
+        if (prompt, added) in pairs:
             raise ValueError(
                 f"choice {choice!r} has the same tokens as another one after the prompt: it can't be told apart (does the "
                 "tokenizer end every text with the same token?)"
             )
-        continuations.append(added)
-    longest = len(prompt) + max(map(len, continuations)) - 1  # the last token is only predicted, never read
+        pairs.append((prompt, added))
+    # The last token is only predicted, never read.
+    longest = max(len(prompt) + len(added) - 1 for prompt, added in pairs)
     if longest > lm.max_length:
         raise ValueError(f"example {index} needs {longest} tokens, but {lm.name} has a context of {lm.max_length}")
-    last = len(prompt) - 1
-    if all(len(added) == 1 for added in continuations):
-        return [_Row(index, prompt, [(c, [last], added) for c, added in enumerate(continuations)])]
+    if len(read) == 1 and all(len(added) == 1 for _, added in pairs):
+        (prompt,) = read.values()
+        return [_Row(index, prompt, [(c, [len(prompt) - 1], added) for c, (_, added) in enumerate(pairs)])]
     return [
-        _Row(index, prompt + added[:-1], [(c, list(range(last, last + len(added))), added)])
-        for c, added in enumerate(continuations)
+        _Row(index, prompt + added[:-1], [(c, list(range(len(prompt) - 1, len(prompt) + len(added) - 1)), added)])
+        for c, (prompt, added) in enumerate(pairs)
     ]
 
 
