@@ -196,5 +196,5 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 def _digest_of(examples: list[Example]) -> str:
-    rows = json.dumps([[e.prompt, e.choices, e.answer, e.task] for e in examples])
+    rows = json.dumps([[e.prompt, e.choices, e.answer, e.task, e.given] for e in examples])
     return f"n={len(examples)}, {hashlib.sha256(rows.encode()).hexdigest()[:16]}"

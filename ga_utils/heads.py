@@ -87,13 +87,12 @@ def ablate(
     heads = set(check_heads(lm, heads))
     check_mode(mode, reference)
     chosen = [(mixer, off) for mixer in lm.mixers if (off := [h for h in mixer.heads if Head(mixer.layer, h) in heads])]
-    outputs = _record(lm, [mixer for mixer, _ in chosen], reference) if mode != "zero" else [None] * len(chosen)
+    tables = replacement_tables(lm, [mixer for mixer, _ in chosen], mode, reference)
     with ExitStack() as hooks:
-        for (mixer, off), recorded in zip(chosen, outputs):
+        for (mixer, off), table in zip(chosen, tables):
             columns = torch.zeros(mixer.n_heads, dtype=torch.bool, device=lm.device)
             columns[[head - mixer.first for head in off]] = True
-            columns = columns.repeat_interleave(mixer.d_head)
-            hooks.enter_context(mixer.on_z(_replacing(columns, _replacement(mode, recorded))))
+            hooks.enter_context(mixer.on_z(_replacing(columns.repeat_interleave(mixer.d_head), table)))
         yield lm
 
 
@@ -185,25 +184,29 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         yield lm
 
 
-def _replacing(columns: torch.Tensor, instead):
-    """z [batch, pos, n_heads * d_head] with the given columns swapped."""
-    return lambda z: torch.where(columns, instead(z), z)
+def _replacing(columns: torch.Tensor, table: torch.Tensor):
+    """z [batch, pos, n_heads * d_head] with the given columns swapped for those of a table (see `replacement_tables`)."""
+    # Past the longest reference prompt the table starts over, so that any prompt can be ablated.
+    return lambda z: torch.where(columns, table[torch.arange(z.shape[1], device=z.device) % len(table)], z)
 
 
-def _replacement(mode: str, recorded: list[torch.Tensor] | None):
-    """A function from z to what stands in for it, broadcastable to z."""
+def replacement_tables(
+    lm: LM, mixers: list[Mixer], mode: str, reference: list[Example] | None
+) -> list[torch.Tensor]:
+    """For each mixer what stands in for z in a mode of `ablate`: [period, n_heads * d_head], row t for position t."""
+    weight = [mixer.out_proj.weight for mixer in mixers]
     if mode == "zero":
-        return torch.zeros_like
+        return [w.new_zeros(1, w.shape[1]) for w in weight]
+    recorded = _record(lm, mixers, reference)
     if mode == "mean":
-        mean = torch.cat(recorded).mean(0)
-        return lambda z: mean
-    rng = torch.Generator().manual_seed(0)
-    longest = max(map(len, recorded))
-    donors = [[z for z in recorded if len(z) > pos] for pos in range(longest)]
-    drawn = torch.stack([d[torch.randint(len(d), (1,), generator=rng)][pos] for pos, d in enumerate(donors)])
+        return [torch.cat(prompts).mean(0, keepdim=True) for prompts in recorded]
+    return [_drawn(prompts) for prompts in recorded]
 
-    # Past the longest reference prompt the draws start over, so that any prompt can be ablated.
-    return lambda z: drawn[torch.arange(z.shape[1]) % longest]
+
+def _drawn(recorded: list[torch.Tensor]) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(0)
+    donors = [[z for z in recorded if len(z) > pos] for pos in range(max(map(len, recorded)))]
+    return torch.stack([d[torch.randint(len(d), (1,), generator=rng)][pos] for pos, d in enumerate(donors)])
 
 
 @torch.no_grad()

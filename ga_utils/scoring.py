@@ -66,7 +66,7 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """One token sequence to run, and the log-probabilities to read off it.
 
     reads: (choice, positions, tokens): at each position, the log-probability of that token coming next.
@@ -93,7 +93,7 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
         raise ValueError("no examples to evaluate: the list is empty")
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f'batch_size={batch_size!r}: expected "auto" or a positive integer')
-    rows = [row for i, example in enumerate(examples) for row in _rows(lm, i, example)]
+    rows = [row for i, example in enumerate(examples) for row in token_rows(lm, i, example)]
     rows.sort(key=lambda row: -len(row.ids))  # longest first: little padding, and memory runs out early if at all
     logprobs = np.full((len(examples), max(len(e.choices) for e in examples)), np.nan)
     bar = tqdm(total=len(rows), desc="evaluate", unit="row", delay=3, leave=False)
@@ -107,7 +107,7 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
     return Score.of(logprobs, np.array([example.answer for example in examples]))
 
 
-def _rows(lm: LM, index: int, example: Example) -> list[_Row]:
+def token_rows(lm: LM, index: int, example: Example) -> list[Row]:
     """One row for the whole example if every choice is a single token, else one row for each choice."""
     read: dict[str, list[int]] = {}  # tokens of what is read before a choice; in most tasks the same for all
     pairs: list[tuple[list[int], list[int]]] = []  # those, and the tokens that the choice adds
@@ -136,14 +136,14 @@ def _rows(lm: LM, index: int, example: Example) -> list[_Row]:
         raise ValueError(f"example {index} needs {longest} tokens, but {lm.name} has a context of {lm.max_length}")
     if len(read) == 1 and all(len(added) == 1 for _, added in pairs):
         (prompt,) = read.values()
-        return [_Row(index, prompt, [(c, [len(prompt) - 1], added) for c, (_, added) in enumerate(pairs)])]
+        return [Row(index, prompt, [(c, [len(prompt) - 1], added) for c, (_, added) in enumerate(pairs)])]
     return [
-        _Row(index, prompt + added[:-1], [(c, list(range(len(prompt) - 1, len(prompt) + len(added) - 1)), added)])
+        Row(index, prompt + added[:-1], [(c, list(range(len(prompt) - 1, len(prompt) + len(added) - 1)), added)])
         for c, (prompt, added) in enumerate(pairs)
     ]
 
 
-def _batches(rows: list[_Row], batch_size: int | str, device: str) -> Iterator[list[_Row]]:
+def _batches(rows: list[Row], batch_size: int | str, device: str) -> Iterator[list[Row]]:
     start = 0
     while start < len(rows):
         size = (
@@ -153,7 +153,7 @@ def _batches(rows: list[_Row], batch_size: int | str, device: str) -> Iterator[l
         start += size
 
 
-def _score_batch(lm: LM, batch: list[_Row], logprobs: np.ndarray) -> None:
+def _score_batch(lm: LM, batch: list[Row], logprobs: np.ndarray) -> None:
     """Run one right-padded batch and write its choices' log-probabilities into `logprobs`."""
     width = len(batch[0].ids)
     ids = torch.zeros(len(batch), width, dtype=torch.long)

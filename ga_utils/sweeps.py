@@ -14,10 +14,11 @@ from tqdm.auto import tqdm
 
 from ga_utils.checkpoint import MEMORY, Checkpoint, Piece, identity
 from ga_utils.cluster import Run, on_ray
-from ga_utils.heads import Head, ablate, alive_heads, check_heads, check_mode, skip_layers, truncate
+from ga_utils.exact import ExactSweep, tokens_at_once
+from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_layers, truncate
 from ga_utils.items import Example
 from ga_utils.models import LM
-from ga_utils.scoring import Score, evaluate
+from ga_utils.scoring import Score, evaluate, token_rows
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,10 @@ def sweep_heads(
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
     check_mode(mode, reference)
     examples = list(examples)
-    todo = pieces(lm, alive_heads(lm) if heads is None else check_heads(lm, heads))
-    make = partial(runner, examples=examples, mode=mode, reference=reference)
+    if not examples:
+        raise ValueError("no examples to sweep with: the list is empty")
+    todo = pieces(lm, alive_heads(lm) if heads is None else check_heads(lm, heads), examples)
+    make = partial(ExactSweep, examples=examples, mode=mode, reference=reference)
     # Without a checkpoint the same code runs on a database in memory, which nothing can be confused with.
     who = identity(lm, examples, mode, reference, method) if checkpoint else {}
     with Checkpoint(checkpoint or MEMORY, who) as done:
@@ -109,27 +112,15 @@ def sweep_heads(
         return _table(lm, examples, {piece: done.get(piece) for piece in todo})
 
 
-def pieces(lm: LM, heads: list[Head]) -> list[Piece]:
-    """The work in portions that are finished, or lost, as a whole: first the baseline, then one head each."""
-    return [(), *((head,) for head in dict.fromkeys(heads))]
-
-
-def runner(lm: LM, examples: list[Example], mode: str, reference: list[Example] | None) -> Run:
-    """The function that computes a piece: log-probabilities of choices, float64 [heads of the piece, n_examples, n_choices].
-
-    NaN where an example has fewer choices. The same piece gives the same bits each time.
-    """
-
-    def run(piece: Piece) -> np.ndarray:
-        if not piece:
-            return evaluate(lm, examples).logprobs[None]
-        found = []
-        for head in piece:
-            with ablate(lm, [head], mode, reference):
-                found.append(evaluate(lm, examples).logprobs)
-        return np.stack(found)
-
-    return run
+def pieces(lm: LM, heads: list[Head], examples: list[Example]) -> list[Piece]:
+    """The work in portions that are finished, or lost, as a whole: first the baseline, then heads of one layer each, as
+    many as go through the model in one batch."""
+    n_tokens = sum(len(row.ids) for i, example in enumerate(examples) for row in token_rows(lm, i, example))
+    size = max(1, tokens_at_once(lm) // n_tokens)
+    layers: dict[int, list[Head]] = {}
+    for head in dict.fromkeys(heads):
+        layers.setdefault(head.layer, []).append(head)
+    return [(), *(tuple(of[i : i + size]) for of in layers.values() for i in range(0, len(of), size))]
 
 
 def _locally(lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Callable[[LM], Run]) -> Iterator:

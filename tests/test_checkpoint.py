@@ -58,13 +58,13 @@ def uninterrupted():
 @pytest.fixture
 def computed(monkeypatch) -> list:
     """The pieces that are computed in this process from now on."""
-    pieces, original = [], sweeps.runner
+    pieces, original = [], sweeps.ExactSweep
 
     def runner(*args, **kwargs):
         run = original(*args, **kwargs)
         return lambda piece: pieces.append(piece) or run(piece)
 
-    monkeypatch.setattr(sweeps, "runner", runner)
+    monkeypatch.setattr(sweeps, "ExactSweep", runner)
     return pieces
 
 
@@ -119,25 +119,25 @@ def test_two_processes_on_one_file_both_end_with_the_whole_result(tmp_path, unin
 
 def test_what_another_process_finished_meanwhile_is_not_computed_again(tmp_path, computed, lm):
     """The other process is a sweep that runs whole while this one is at its first piece."""
-    path, examples, original = tmp_path / "sweep.sqlite", ga.tasks.mmlu(lm, n=4), sweeps.runner
+    path, examples, original = tmp_path / "sweep.sqlite", ga.tasks.mmlu(lm, n=30), sweeps.ExactSweep
 
     def interleaved(lm, examples, mode, reference):
         run = original(lm, examples, mode, reference)
 
         def first(piece):
-            sweeps.runner = original
+            sweeps.ExactSweep = original
             ga.sweep_heads(lm, examples, checkpoint=path, progress=False)
             return run(piece)
 
         return first
 
-    sweeps.runner = interleaved  # `computed` puts it back
+    sweeps.ExactSweep = interleaved  # `computed` puts it back
     ga.sweep_heads(lm, examples, checkpoint=path, progress=False)
     assert len(computed) == PIECES + 1
 
 
 def test_heads_may_be_added_later(tmp_path, lm, computed):
-    path, examples = tmp_path / "new" / "folders" / "sweep.sqlite", ga.tasks.mmlu(lm, n=6)
+    path, examples = tmp_path / "new" / "folders" / "sweep.sqlite", ga.tasks.mmlu(lm, n=30)
     some = ga.sweep_heads(lm, examples, ["L1H2", "L2H5", "L1H2"], checkpoint=path, progress=False)
     assert len(computed) == 3 and np.isfinite(some.accuracy).sum() == 2
     whole = ga.sweep_heads(lm, examples, checkpoint=path, progress=False)

@@ -29,9 +29,9 @@ def two_workers():
 
 
 def logged(lm, folder: Path, **options):
-    """`sweeps.runner`, leaving a file for each model that is loaded and one for each piece, named by the process."""
+    """`sweeps.ExactSweep`, leaving a file for each model that is loaded and one for each piece, named by the process."""
     (folder / f"load-{os.getpid()}-{uuid.uuid4().hex}").touch()
-    run = sweeps.runner(lm, **options)
+    run = sweeps.ExactSweep(lm, **options)
 
     def noted(piece):
         (folder / f"piece-{os.getpid()}-{uuid.uuid4().hex}").touch()
@@ -61,7 +61,7 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
         killed.append(pids(log, "piece")[-1])  # it has just begun that piece
         os.kill(int(killed[0]), signal.SIGKILL)
 
-    monkeypatch.setattr(sweeps, "runner", partial(logged, folder=log))
+    monkeypatch.setattr(sweeps, "ExactSweep", partial(logged, folder=log))
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     spread = ga.sweep_heads(tiny, examples, checkpoint=path, engine="ray", progress=False)
@@ -70,7 +70,7 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
 
     assert same(spread, local)
     assert len(killed) == 1 and killed[0] in pids(log, "piece")
-    todo = sweeps.pieces(tiny, ga.alive_heads(tiny))
+    todo = sweeps.pieces(tiny, ga.alive_heads(tiny), examples)
     assert len(todo) < len(pids(log, "piece")) <= len(todo) + 1, "one piece was begun twice"
     loads = pids(log, "load")
     assert len(loads) == len(set(loads)) == 3, "two workers and the one that took the place of the killed: a load each"
@@ -79,7 +79,7 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
         raise AssertionError("all pieces were in the file")
 
     monkeypatch.setattr(cluster, "evaluate", never)
-    monkeypatch.setattr(sweeps, "runner", never)
+    monkeypatch.setattr(sweeps, "ExactSweep", never)
     for engine in ("local", "ray"):
         assert same(ga.sweep_heads(tiny, examples, checkpoint=path, engine=engine, progress=False), local)
 
