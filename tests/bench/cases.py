@@ -43,10 +43,14 @@ class Case:
             num_hidden_layers=self.n_layers, num_attention_heads=self.n_heads, num_key_value_heads=self.n_heads,
             max_position_embeddings=1024, initializer_range=0.5 / self.width**0.5,
         )  # fmt: skip
+        return ga.wrap(LlamaForCausalLM(config), self.tokenizer, name=self.name)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """A word is a token; `w17` is token 17. Nothing is put in front."""
         core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(self.vocabulary)}, unk_token="w0"))
         core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="w0", pad_token="w0")
-        return ga.wrap(LlamaForCausalLM(config), tokenizer, name=self.name)
+        return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="w0", pad_token="w0")
 
     @cached_property
     def examples(self) -> list[ga.Example]:
@@ -64,13 +68,13 @@ class Case:
     @torch.inference_mode(False)  # whoever asks first: an inference tensor could never meet a gradient
     def ids(self) -> torch.Tensor:
         """[prompt, token]: what the peers are given, so that they need not tokenize."""
-        return torch.tensor(self.lm.tokenizer([example.prompt for example in self.examples]).input_ids)
+        return torch.tensor(self.tokenizer([example.prompt for example in self.examples]).input_ids)
 
     @cached_property
     @torch.inference_mode(False)
     def choices(self) -> torch.Tensor:
         """[prompt, 4]: the token of each choice."""
-        vocab = self.lm.tokenizer.get_vocab()
+        vocab = self.tokenizer.get_vocab()
         return torch.tensor([[vocab[choice.strip()] for choice in example.choices] for example in self.examples])
 
     @property

@@ -63,7 +63,7 @@ def transformer_lens(case: Case) -> Run:
     model = copy.deepcopy(case.lm.model)
     with tempfile.TemporaryDirectory() as folder:  # it wants a configuration on disk, also for a model that it is given
         model.config.save_pretrained(folder)
-        bridge = TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=case.lm.tokenizer, device="cpu")
+        bridge = TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=case.tokenizer, device="cpu")
 
     @torch.inference_mode()
     def run(heads):
@@ -85,7 +85,7 @@ def transformer_lens(case: Case) -> Run:
 def nnsight(case: Case) -> Run:
     from nnsight import TransformersModel
 
-    model = TransformersModel(copy.deepcopy(case.lm.model), tokenizer=case.lm.tokenizer)
+    model = TransformersModel(copy.deepcopy(case.lm.model), tokenizer=case.tokenizer)
 
     @torch.inference_mode()
     def run(heads):
