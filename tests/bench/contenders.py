@@ -69,10 +69,9 @@ def transformer_lens(case: Case) -> Run:
     def run(heads):
         results = []
         for head in heads:
-            where = columns(case, head)
 
-            def zero(z, hook, where=where):  # z [prompt, token, n_heads * d_head]
-                z[..., where] = 0
+            def zero(z, hook, head=head.head):  # z [prompt, token, head, d_head]
+                z[:, :, head] = 0
                 return z
 
             hooks = [(f"blocks.{head.layer}.attn.hook_z", zero)]
@@ -105,6 +104,6 @@ PEERS = {"plain Hugging Face loop": plain, "plain loop, last logits": plain_last
          "nnsight": nnsight}  # fmt: skip
 
 
-def ours(case: Case, method: str) -> ga.HeadSweep:
+def ours(case: Case, method: str, heads: list[ga.Head] | None = None) -> ga.HeadSweep:
     """All heads, from text, as a user calls it; the time of tokenizing and of the baseline is in it."""
-    return ga.sweep_heads(case.lm, case.examples, method=method, progress=False)
+    return ga.sweep_heads(case.lm, case.examples, heads=heads, method=method, progress=False)

@@ -9,6 +9,8 @@ plainly: for every query and key, the decays between them multiplied up, for all
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -56,6 +58,8 @@ def mamba2() -> ga.LM:
 
 def peak_growth(work: Callable[[], object]) -> int:
     """Bytes by which this process grew, at its largest, while `work` ran."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that earlier work freed, but the allocator kept, would hide growth
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from what is in use now
     before = _high_water()
     work()

@@ -82,13 +82,13 @@ def check_ours(case: Case, heads: list[ga.Head], expected: torch.Tensor, exact: 
 def measure(case: Case, peers: dict[str, Callable]) -> dict:
     """Times of all contenders on one case, {name: [seconds for all heads, one for each repeat]}, and their agreement.
 
-    Before the first repeat everybody runs once to warm up: peers on one head, ours on all.
+    Before the first repeat everybody warms up on one head.
     """
     runs = {name: make(case) for name, make in peers.items()}
     for run in runs.values():
         run(case.heads[:1])
     for method in METHODS:
-        ours(case, method)
+        ours(case, method, case.heads[:1])
     times: dict[str, list[float]] = {name: [] for name in [*runs, *METHODS.values()]}
     agreement = []
     bar = tqdm(total=case.repeats * len(times), desc=case.name, unit="run", leave=False)
