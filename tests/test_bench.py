@@ -3,16 +3,21 @@
 The same measurements as `make bench` prints, as far as they need no peer's package.
 """
 
+import json
+import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 import contenders
+import growth
 import implicit_attention
 import sweeps
 from cases import CASES, QUICK
@@ -99,3 +104,30 @@ def test_ratios_are_taken_in_each_repeat_against_the_peer_with_the_smallest_medi
     times = {"slow": [1.0, 9.0, 10.0], "fast": [2.0, 6.0, 4.0], "ours": [1.0, 2.0, 4.0]}
     ratio = sweeps.against(times, ["slow", "fast"], "ours")
     assert ratio == {"peer": "fast", "median": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_a_quick_run_writes_the_ratios_for_every_measure(tmp_path, capsys):
+    result = sweeps.main(["--quick", "--out", str(tmp_path / "build" / "bench.json")])
+    assert json.loads((tmp_path / "build" / "bench.json").read_text()) == result
+    times, printed = result["cases"]["quick"]["seconds"], capsys.readouterr().out
+    for measure, name in (("exact_vs_fastest_peer", "ours, exact"), ("screened_vs_fastest_peer", "ours, screened")):
+        peer = result["spread"][measure]["quick"]["peer"]
+        ratios = [theirs / own for theirs, own in zip(times[peer], times[name])]
+        assert len(ratios) == QUICK.repeats and result[measure] == {"quick": statistics.median(ratios)}
+        assert f"{name}: {result[measure]['quick']:.2f} times as fast as the fastest of all peers ({peer})" in printed
+    assert result["versions"]["torch"] == torch.__version__
+
+
+def test_growth_is_drawn_for_every_contender_with_its_axes_named():
+    grids = {"tokens": ("tokens", (6, 12)), "n_layers": ("layers", (1, 2, 3))}
+    grown = growth.grow(replace(QUICK, repeats=2), grids)
+    figure = growth.plot(grids, grown)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["tokens", "layers"]
+    assert figure.axes[0].get_ylabel() == "seconds for a sweep of all heads"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(growth.CONTENDERS)
+    for ax, (what, (_, values)) in zip(figure.axes, grids.items()):
+        for i, name in enumerate(growth.CONTENDERS):
+            line = ax.containers[i].lines[0]
+            assert line.get_xdata().tolist() == list(values)
+            assert line.get_ydata().tolist() == [statistics.median(times[name]) for times in grown[what]]
+    plt.close(figure)
