@@ -1,7 +1,8 @@
 PY := .venv/bin/python
 COLAB := .venv-colab/bin/python
+BENCH := .venv-bench/bin/python
 
-.PHONY: env lab course refresh test test-colab
+.PHONY: env lab course refresh test test-colab bench
 env: .venv/.ready          ## make .venv; nothing to do when it is up to date
 .venv/.ready: pyproject.toml constraints.txt
 	python3 -m venv .venv && $(PY) -m pip install -q -c constraints.txt -e ".[test]" && touch $@
@@ -22,3 +23,8 @@ test-colab: .venv-colab/.ready   ## the same, with the versions of a stock Colab
 	$(COLAB) -m pytest
 .venv-colab/.ready: pyproject.toml tests/colab.txt
 	python3 -m venv .venv-colab && $(COLAB) -m pip install -q -c tests/colab.txt -e ".[test]" && touch $@
+
+bench: .venv-bench/.ready  ## times and memory side by side with the peers; build/bench.json and a figure
+	$(BENCH) tests/bench/sweeps.py && $(BENCH) tests/bench/growth.py && $(BENCH) tests/bench/implicit_attention.py
+.venv-bench/.ready: pyproject.toml constraints.txt tests/bench/requirements.txt
+	python3 -m venv .venv-bench && $(BENCH) -m pip install -q -c constraints.txt -e . -r tests/bench/requirements.txt && touch $@

@@ -1,22 +1,133 @@
-"""What implicit attention may cost; the same measurements as `python tests/bench/implicit_attention.py` prints."""
+"""What implicit attention may cost, and that the sweep benchmark times equal answers.
 
+The same measurements as `make bench` prints, as far as they need no peer's package.
+"""
+
+import json
+import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
-import implicit_attention as bench
+import contenders
+import growth
+import implicit_attention
+import sweeps
+from cases import CASES, QUICK
 
-pytestmark = pytest.mark.slow
+import ga_utils as ga
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
 def test_a_map_of_four_channels_takes_no_memory_for_the_other_8188():
     """All of them would be 8.6 GB; the layer's operands for 512 tokens, which every map needs, are about 0.1 GB."""
-    assert bench.four_channels() < 0.3e9
+    assert implicit_attention.four_channels() < 0.3e9
 
 
+@pytest.mark.slow
 def test_maps_of_all_mamba2_heads_take_at_most_three_times_their_products():
-    ours, least = bench.all_heads()
+    ours, least = implicit_attention.all_heads()
     assert ours <= 3 * least
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
+def test_memory_that_the_allocator_keeps_does_not_hide_growth():
+    """Chunks of 16 MB come from the heap once a larger one was freed; their memory stays until it is trimmed."""
+    blocks = [torch.ones(1 << 22) for _ in range(10)]
+    del blocks
+    assert 0.9e8 < implicit_attention.peak_growth(lambda: torch.ones(25_000_000)) < 1.2e8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
+def test_hidden_mamba_attns_formula_gives_the_maps_that_we_give():
+    """`beside_formula` compares them itself; four channels must not pay for 1,536."""
+    measured = implicit_attention.beside_formula(n_tokens=12)
+    assert measured["ours, 4 channels"][0] < measured["ours, 1,536 channels"][0]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_prompts_have_exactly_the_tokens_that_the_case_names(case):
+    """And peers visit every layer equally often in each repeat, and other heads in the next."""
+    ids = torch.tensor(case.tokenizer([example.prompt for example in case.examples]).input_ids)
+    assert ids.shape == (case.prompts, case.prefix + case.tokens) and int(ids.max()) < case.vocabulary
+    assert (ids[:, : case.prefix] == ids[0, : case.prefix]).all() and len(ids.unique(dim=0)) == case.prompts
+    assert case.choices.shape == (case.prompts, 4)
+    for repeat in range(case.repeats):
+        heads = case.some_heads(repeat)
+        per_layer = np.bincount([head.layer for head in heads], minlength=case.n_layers)
+        assert len(heads) == case.peer_heads and len(set(per_layer)) == 1
+    step = len(case.heads) // case.peer_heads
+    assert len({head for repeat in range(step) for head in case.some_heads(repeat)}) == len(case.heads)
+
+
+def test_both_plain_loops_give_what_evaluate_gives_under_ablate():
+    loops = [make(QUICK)(QUICK.heads) for make in (contenders.plain, contenders.plain_last)]
+    for i, head in enumerate(QUICK.heads):
+        with ga.ablate(QUICK.lm, [head]):
+            expected = torch.tensor(ga.evaluate(QUICK.lm, QUICK.examples).logprobs)
+        for loop in loops:
+            assert torch.allclose(loop[i].double(), expected, atol=1e-5)
+    baseline = torch.tensor(ga.evaluate(QUICK.lm, QUICK.examples).logprobs)
+    assert (loops[0] - baseline).abs().amax((1, 2)).min() > 10 * sweeps.TOLERANCE  # every head matters
+
+
+def test_a_wrong_peer_is_named_and_never_timed():
+    def off_by_one(case):
+        run = contenders.plain(case)
+        return lambda heads: run([ga.Head(head.layer, (head.head + 1) % case.n_heads) for head in heads])
+
+    right = contenders.plain(QUICK)(QUICK.heads)
+    with pytest.raises(AssertionError, match="wrong loop differs from plain by"):
+        sweeps.check_peers(QUICK, {"plain": right, "wrong loop": off_by_one(QUICK)(QUICK.heads)})
+
+
+def test_a_wrong_sweep_of_ours_is_never_timed():
+    right = contenders.plain(QUICK)(QUICK.heads)
+    table = sweeps.right_logprob(QUICK, right).reshape(QUICK.n_layers, QUICK.n_heads)
+    good, off, upside_down = (SimpleNamespace(logprob=logprob) for logprob in (table, table + 2e-3, -table))
+    assert sweeps.check_ours(QUICK, QUICK.heads, right, good, good) == pytest.approx(1)
+    with pytest.raises(AssertionError, match="exact differs from the peers"):
+        sweeps.check_ours(QUICK, QUICK.heads, right, off, good)
+    with pytest.raises(AssertionError, match="unlike exact"):
+        sweeps.check_ours(QUICK, QUICK.heads, right, good, upside_down)
+
+
+def test_ratios_are_taken_in_each_repeat_against_the_peer_with_the_smallest_median():
+    times = {"slow": [1.0, 9.0, 10.0], "fast": [2.0, 6.0, 4.0], "ours": [1.0, 2.0, 4.0]}
+    ratio = sweeps.against(times, ["slow", "fast"], "ours")
+    assert ratio == {"peer": "fast", "median": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_a_quick_run_writes_the_ratios_for_every_measure(tmp_path, capsys):
+    result = sweeps.main(["--quick", "--out", str(tmp_path / "build" / "bench.json")])
+    assert json.loads((tmp_path / "build" / "bench.json").read_text()) == result
+    times, printed = result["cases"]["quick"]["seconds"], capsys.readouterr().out
+    for measure, name in (("exact_vs_fastest_peer", "ours, exact"), ("screened_vs_fastest_peer", "ours, screened")):
+        peer = result["spread"][measure]["quick"]["peer"]
+        ratios = [theirs / own for theirs, own in zip(times[peer], times[name])]
+        assert len(ratios) == QUICK.repeats and result[measure] == {"quick": statistics.median(ratios)}
+        assert f"{name}: {result[measure]['quick']:.2f} times as fast as the fastest of all peers ({peer})" in printed
+    assert result["versions"]["torch"] == torch.__version__
+
+
+def test_growth_is_drawn_for_every_contender_with_its_axes_named():
+    grids = {"tokens": ("tokens", (6, 12)), "n_layers": ("layers", (1, 2, 3))}
+    grown = growth.grow(replace(QUICK, repeats=2), grids)
+    figure = growth.plot(grids, grown)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["tokens", "layers"]
+    assert figure.axes[0].get_ylabel() == "seconds for a sweep of all heads"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(growth.CONTENDERS)
+    for ax, (what, (_, values)) in zip(figure.axes, grids.items()):
+        for i, name in enumerate(growth.CONTENDERS):
+            line = ax.containers[i].lines[0]
+            assert line.get_xdata().tolist() == list(values)
+            assert line.get_ydata().tolist() == [statistics.median(times[name]) for times in grown[what]]
+    plt.close(figure)
