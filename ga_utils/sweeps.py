@@ -19,6 +19,7 @@ from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_laye
 from ga_utils.items import Example
 from ga_utils.models import LM
 from ga_utils.scoring import Score, evaluate, token_rows
+from ga_utils.screen import attribution
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,14 @@ class HeadSweep:
     accuracy: [n_layers, n_heads], 0 to 1, with that one head disabled; NaN where a head was not swept.
     logprob: [n_layers, n_heads], mean log-probability of the right choice among the choices, likewise.
     baseline: the `Score` with nothing disabled.
+    estimate: [n_layers, n_heads], only for method="screen": `logprob` of all heads as attribution estimates it. Where
+        `accuracy` is a number, the head was disabled in earnest; everywhere else there is the estimate alone.
     """
 
     accuracy: np.ndarray
     logprob: np.ndarray
     baseline: Score
+    estimate: np.ndarray | None = None
 
     @property
     def drop(self) -> np.ndarray:
@@ -50,6 +54,11 @@ class HeadSweep:
                 for h in self.top(self.accuracy.size)]  # fmt: skip
         return pd.DataFrame(rows, columns=["head", "layer", "accuracy", "drop", "logprob"])
 
+    def __repr__(self):
+        exact = int((~np.isnan(self.accuracy)).sum())
+        screened = "" if self.estimate is None else f" of {int((~np.isnan(self.estimate)).sum())}, chosen by attribution"
+        return f"HeadSweep({exact} heads disabled{screened}; worst {', '.join(map(str, self.top(3)))}; baseline {self.baseline})"
+
     def plot(self, **kwargs):
         """A heat map of `drop`; see `ga.plots.head_sweep`."""
         from ga_utils import plots
@@ -64,16 +73,19 @@ def sweep_heads(
     mode: str = "zero",
     reference: list[Example] | None = None,
     method: str = "exact",
+    k: int | None = None,
     checkpoint: str | Path | None = None,
     engine: str = "local",
     progress: bool = True,
 ) -> HeadSweep:
-    """Disable one head at a time, exactly, and evaluate the examples each time.
+    """Disable one head at a time and score the examples each time.
 
     Args:
         heads: which to try; by default all that are alive (a pruned head has nothing to disable).
         mode, reference: as in `ablate`.
-        method: "exact".
+        method: "exact" disables every head. "screen" estimates all of them from one backward pass, then disables the k most
+            suspicious ones exactly (see `screen`): for models with many heads.
+        k: for "screen"; by default 16, or a sixteenth of the heads if that is more.
         checkpoint: a file that keeps what is finished. The same call after a crash goes on there and gives the same
             result; several processes may share the file. Heads may differ between calls, all else must not.
         engine: "local", or "ray": spread over a Ray cluster (see `cluster.on_ray`).
@@ -86,10 +98,19 @@ def sweep_heads(
         if value not in known:
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
     check_mode(mode, reference)
+    if k is not None and (method != "screen" or k < 1):
+        raise ValueError(f'k={k} with method={method!r}: k is how many heads method="screen" disables, 1 or more')
     examples = list(examples)
     if not examples:
         raise ValueError("no examples to sweep with: the list is empty")
-    todo = pieces(lm, alive_heads(lm) if heads is None else check_heads(lm, heads), examples)
+    heads, estimate = alive_heads(lm) if heads is None else list(dict.fromkeys(check_heads(lm, heads))), None
+    if method == "screen":
+        values, order = attribution(lm, examples, heads, mode, reference)
+        estimate = np.full((lm.n_layers, lm.n_heads), np.nan)
+        for head, value in zip(heads, values):
+            estimate[head.layer, head.head] = value
+        heads = sorted(order[: k or max(SCREENED, len(heads) // SCREENED)])
+    todo = pieces(lm, heads, examples)
     make = partial(ExactSweep, examples=examples, mode=mode, reference=reference)
     # Without a checkpoint the same code runs on a database in memory, which nothing can be confused with.
     who = identity(lm, examples, mode, reference, method) if checkpoint else {}
@@ -109,7 +130,7 @@ def sweep_heads(
                     for piece, logprobs in results:
                         done.put(piece, logprobs)
                         bar.update()
-        return _table(lm, examples, {piece: done.get(piece) for piece in todo})
+        return _table(lm, examples, {piece: done.get(piece) for piece in todo}, estimate)
 
 
 def pieces(lm: LM, heads: list[Head], examples: list[Example]) -> list[Piece]:
@@ -118,7 +139,7 @@ def pieces(lm: LM, heads: list[Head], examples: list[Example]) -> list[Piece]:
     n_tokens = sum(len(row.ids) for i, example in enumerate(examples) for row in token_rows(lm, i, example))
     size = max(1, tokens_at_once(lm) // n_tokens)
     layers: dict[int, list[Head]] = {}
-    for head in dict.fromkeys(heads):
+    for head in heads:
         layers.setdefault(head.layer, []).append(head)
     return [(), *(tuple(of[i : i + size]) for of in layers.values() for i in range(0, len(of), size))]
 
@@ -130,11 +151,12 @@ def _locally(lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Cal
         yield piece, run(piece)
 
 
-METHODS = ("exact",)
+SCREENED = 16
+METHODS = ("exact", "screen")
 ENGINES = {"local": _locally, "ray": on_ray}
 
 
-def _table(lm: LM, examples: list[Example], found: dict[Piece, np.ndarray]) -> HeadSweep:
+def _table(lm: LM, examples: list[Example], found: dict[Piece, np.ndarray], estimate: np.ndarray | None) -> HeadSweep:
     answers = np.array([example.answer for example in examples])
     accuracy = np.full((lm.n_layers, lm.n_heads), np.nan)
     logprob = accuracy.copy()
@@ -143,7 +165,7 @@ def _table(lm: LM, examples: list[Example], found: dict[Piece, np.ndarray]) -> H
             score = Score.of(one, answers)
             accuracy[head.layer, head.head] = score.accuracy
             logprob[head.layer, head.head] = score.right_logprob
-    return HeadSweep(accuracy, logprob, Score.of(found[()][0], answers))
+    return HeadSweep(accuracy, logprob, Score.of(found[()][0], answers), estimate)
 
 
 @dataclass(frozen=True)

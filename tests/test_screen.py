@@ -1,0 +1,87 @@
+"""Screening: estimates are the true derivative, the heads that matter are among those that get an exact look."""
+
+import families
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import ga_utils as ga
+from ga_utils.registry import TINY
+from ga_utils.screen import attribution
+
+
+def log_odds(lm, examples):
+    """From `evaluate`, not from the screen's own code: [n] log-odds of the right choice among the choices."""
+    logprobs = torch.tensor(ga.evaluate(lm, examples).logprobs)
+    right = torch.tensor([[e.answer] for e in examples])
+    return logprobs.gather(1, right)[:, 0] - logprobs.scatter(1, right, -torch.inf).nan_to_num(-torch.inf).logsumexp(1)
+
+
+@pytest.mark.parametrize("family", ["llama", "llamba", "falcon_mamba", "mamba2", "zamba2"])
+def test_the_estimate_is_the_derivative(family, tokenizer):
+    """Against a finite difference in float64: z a ten-thousandth smaller and larger, for tasks with one and with several tokens a choice."""
+    lm = families.build(family, tokenizer, torch.float64)
+    examples = ga.tasks.mmlu(lm, n=3) + ga.tasks.knowledge(lm, n=2)
+    heads = [ga.alive_heads(lm)[i] for i in (0, 5, -1)]
+    estimate, _ = attribution(lm, examples, heads)
+    for head, value in zip(heads, estimate):
+        (mixer,) = [m for m in lm.mixers if m.layer == head.layer and head.head in m.heads]
+
+        def odds_with(factor):
+            columns = mixer.columns(head.head)  # noqa: B023  used within this turn of the loop
+            scale = torch.ones(mixer.out_proj.in_features, dtype=torch.float64)  # noqa: B023
+            scale[columns] = factor
+            with mixer.on_z(lambda z: z * scale):  # noqa: B023
+                return log_odds(lm, examples)
+
+        change = (odds_with(1 - 1e-4) - odds_with(1 + 1e-4)) / 2e-4
+        before = log_odds(lm, examples)
+        assert value == pytest.approx(logsigmoid(before + change).mean().item(), rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("task", ["mmlu", "kv_retrieval", "knowledge"])
+@pytest.mark.parametrize("name", [name for name in TINY if name != "tiny-falcon-mamba"])  # 768 channels: the next test
+def test_the_true_top_five_are_among_those_looked_at(name, task):
+    lm = ga.load_model(name, device="cpu")
+    examples = getattr(ga.tasks, task)(lm, n=50, seed=1234)
+    exact = ga.sweep_heads(lm, examples, progress=False)
+    screened = ga.sweep_heads(lm, examples, method="screen", progress=False)
+    assert set(exact.top(5)) <= set(screened.top(99)) and screened.top(5) == exact.top(5)
+
+
+@pytest.mark.parametrize("seed", [100, 101, 102, 103])
+def test_on_random_models_too(seed, tokenizer):
+    """By log-probability: their accuracy is chance, and ranks by it are a coin's."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, num_hidden_layers=8,
+                         num_attention_heads=8, num_key_value_heads=8, initializer_range=0.05)  # fmt: skip
+    lm = ga.wrap(LlamaForCausalLM(config), tokenizer, "random")
+    examples = ga.tasks.mmlu(lm, n=40, seed=seed)
+    exact = ga.sweep_heads(lm, examples, progress=False)
+    screened = ga.sweep_heads(lm, examples, method="screen", progress=False)
+    worst = sorted(ga.alive_heads(lm), key=lambda h: exact.logprob[h.layer, h.head])[:5]
+    assert len(screened.top(99)) == 16 and set(worst) <= set(screened.top(99))
+
+
+def test_the_report_says_what_was_exact(lm):
+    examples = ga.tasks.mmlu(lm, n=10)
+    exact, screened = ga.sweep_heads(lm, examples), ga.sweep_heads(lm, examples, method="screen", k=4, progress=False)
+    looked_at = ~np.isnan(screened.accuracy)
+    assert looked_at.sum() == 4 and np.isfinite(screened.estimate).all() and exact.estimate is None
+    assert np.abs(screened.logprob[looked_at] - exact.logprob[looked_at]).max() < 1e-4
+    assert "4 heads disabled of 18, chosen by attribution" in repr(screened) and len(screened.frame()) == 4
+    with pytest.raises(ValueError, match='k=3 with method=\'exact\': k is how many heads method="screen" disables'):
+        ga.sweep_heads(lm, examples, k=3)
+
+
+def test_frozen_weights_and_modes(lm):
+    examples, reference = ga.tasks.mmlu(lm, n=6), ga.tasks.mmlu(lm, n=3, seed=5)
+    heads = ga.alive_heads(lm)
+    free, _ = attribution(lm, examples, heads, "mean", reference)
+    lm.model.requires_grad_(False)
+    frozen, _ = attribution(lm, examples, heads, "mean", reference)
+    zero, _ = attribution(lm, examples, heads)
+    assert np.array_equal(free, frozen) and not np.allclose(free, zero)
+    assert all(p.grad is None for p in lm.model.parameters())
