@@ -9,7 +9,9 @@ import nbformat
 import pytest
 
 import ga_utils as ga
+from ga_utils import exercise
 from ga_utils.checks import ALL
+from ga_utils.checks import NOTEBOOKS as EXERCISES
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("*.ipynb"))}
@@ -40,7 +42,6 @@ def test_follows_the_template(notebook):
         assert part in text, part
     (parameters,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
     assert parameters.source.startswith("MODEL = ")
-    assert text.count("<details><summary>Solution") >= 3
     assert text.count("**What to see.**") >= 1 and "The paper" in text
 
 
@@ -90,8 +91,32 @@ def test_solutions_pass_and_stubs_count_as_not_attempted(name, stub, folded, cap
     assert signatures[0] == signatures[1]
 
 
-def test_every_check_is_used_by_a_notebook():
-    assert {exercise.values[0] for exercise in exercises()} == set(ALL)
+@pytest.mark.parametrize("number", EXERCISES)
+def test_four_to_six_exercises_from_a_warm_up_to_a_bonus(number):
+    (notebook,) = [notebook for name, notebook in NOTEBOOKS.items() if name.startswith(number)]
+    given = [found for cell in code(notebook) for found in re.findall(r"ga\.checks\.(\w+)\(\w+\)", cell.source)]
+    assert given == [check.name for check in EXERCISES[number]] and 4 <= len(given) <= 6
+    boxes = re.findall(r"\*\*Difficulty\*\* ([●○]{4})(.*?) · \*\*about \d+ minutes\*\* · check: `ga.checks.(\w+)`", prose(notebook))
+    assert [name for _, _, name in boxes] == given
+    assert boxes[0][0] == "●○○○" and [bool(bonus) for *_, bonus, _ in boxes] == [dots == "●●●●" for dots, *_ in boxes]
+    assert sum(dots == "●●●●" for dots, *_ in boxes) >= 1
+    assert any("ga.checks.progress()" in cell.source for cell in code(notebook))
+
+
+def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys, monkeypatch):
+    monkeypatch.setattr(exercise, "OUTCOMES", outcomes := {})
+    monkeypatch.setattr(ga.checks, "OUTCOMES", outcomes)
+    ga.checks.progress()
+    assert "no exercise was checked" in capsys.readouterr().out
+    assert not ga.checks.gap_closed(lambda student, hybrid, teacher: 2.0)
+    assert ga.checks.gap_closed(ga.checks.gap_closed.reference)
+    ga.checks.greedy(lambda score, heads, k: None)
+    ga.checks.best_first(lambda gains, k: [])
+    capsys.readouterr()
+    ga.checks.progress()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("05: 1 of 5 right")
+    assert line.split("right")[1].split() == "✓ gap_closed · silence_last · swap_head ✗ best_first · greedy".split()
 
 
 MISTAKES = [
