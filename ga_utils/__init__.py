@@ -23,6 +23,8 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 
 from ga_utils import checks, plots, tasks
 from ga_utils.attention import aggregate_score, attention_map, gather_score, scan, segments, shares, sharpness
+from ga_utils.circuits import attention_view
+from ga_utils.guesses import Guess, predict
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
 from ga_utils.hybrid import replace_head, replace_layer
 from ga_utils.items import Example
@@ -30,11 +32,12 @@ from ga_utils.models import LM, Mixer, load_model, wrap
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
 from ga_utils.sweeps import HeadSweep, LayerSweep, sweep_heads, sweep_layers
-from ga_utils.widgets import attention_view
+from ga_utils.widgets import attention_beside, head_explorer, sweep_view
 
 __all__ = [
-    "Example", "Head", "HeadSweep", "LM", "LayerSweep", "Mixer", "Roles", "Score", "ablate", "aggregate_score",
-    "alive_heads", "attention_map", "attention_view", "checks", "evaluate", "find_roles", "gather_score", "keep_only",
-    "load_model", "mask_last_row", "plots", "replace_head", "replace_layer", "scan", "segments", "shares", "sharpness",
-    "skip_layers", "sweep_heads", "sweep_layers", "tasks", "truncate", "wrap",
+    "Example", "Guess", "Head", "HeadSweep", "LM", "LayerSweep", "Mixer", "Roles", "Score", "ablate",
+    "aggregate_score", "alive_heads", "attention_beside", "attention_map", "attention_view", "checks", "evaluate",
+    "find_roles", "gather_score", "head_explorer", "keep_only", "load_model", "mask_last_row", "plots", "predict",
+    "replace_head", "replace_layer", "scan", "segments", "shares", "sharpness", "skip_layers", "sweep_heads",
+    "sweep_layers", "sweep_view", "tasks", "truncate", "wrap",
 ]  # fmt: skip

@@ -120,6 +120,32 @@ def grouped_bars(
     return ax
 
 
+def guess(ax: Axes, value: float | None, at: str | float | None = None) -> Axes:
+    """Draw a reader's guess (`ga.predict`) into a figure; nothing where there is none.
+
+    Args:
+        value: in percent, at the place `at` of a figure of accuracies; without `at`, a place on the x axis.
+        at: the label of a bar or group of bars, or a number on the x axis.
+
+    Raises:
+        ValueError: the figure has no bar of that name.
+    """
+    if value is None:
+        return ax
+    if at is None:
+        ax.axvline(value, color=PINK, ls=":", lw=2)
+        ax.annotate(" your guess", (value, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
+    else:
+        if isinstance(at, str):
+            labels = [label.get_text() for label in ax.get_xticklabels()]
+            if at not in labels:
+                raise ValueError(f"no bar {at!r} in this figure: it has {', '.join(labels)}")
+            at = labels.index(at)
+        ax.plot(at, value / 100, "*", ms=15, color=PINK, mec="black", zorder=5)
+        ax.annotate("your guess", (at, value / 100), xytext=(9, 4), textcoords="offset points", fontsize=9)
+    return ax
+
+
 def head_sweep(sweep: HeadSweep, ax: Axes | None = None) -> Axes:
     """Heat map of accuracy lost, in points, by disabling each head; grey: pruned or not swept."""
     return head_table(100 * sweep.drop, "accuracy lost (points)", decimals=0, largest=100, ax=ax)

@@ -56,9 +56,9 @@ def test_everything_the_readme_links_to_exists():
 def test_the_package_imports_one_way():
     """Arrows only downwards: every module may import those before it in this list."""
     order = (
-        "world items llamba ssm loading models heads hybrid tasks scoring sweeps attention roles plots widgets exercise "
-        "checks_tasks checks_heads checks_ablation checks_ssm checks_hybrids checks curriculum loop sparsify scans distill "
-        "train measure course"
+        "world items llamba ssm loading models heads hybrid tasks scoring sweeps attention roles plots circuits guesses widgets "
+        "exercise checks_tasks checks_heads checks_ablation checks_ssm checks_hybrids checks curriculum loop sparsify scans "
+        "distill train measure course"
     ).split()
     for i, module in enumerate(order):
         text = (ROOT / "ga_utils" / f"{module}.py").read_text()
