@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from conftest import logits
@@ -85,7 +86,9 @@ def test_sweep_view_has_a_readable_button_for_every_head_swept_and_answers_click
         head = ga.Head.parse(button.description.split()[0])
         assert int(button.description.split()[1]) == round(-100 * sweep.drop[head.layer, head.head])
         assert button.tooltip.startswith(f"{head}:")
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(button.style.button_color)]
+        linear = [
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(button.style.button_color)
+        ]
         luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
         assert (luminance + 0.05) / 0.05 > 4.5  # WCAG AA for black letters
     worst = sweep.top(1)[0]
@@ -151,6 +154,21 @@ def test_a_guess_is_committed_once_and_marked_in_the_figure(monkeypatch, capsys)
     with pytest.raises(ValueError, match="no bar 'neither' in this figure: it has with, without"):
         ga.plots.guess(ax, 70, "neither")
     plt.close(figure)
+
+
+def test_a_guess_finds_its_bar_among_grouped_ones():
+    def score(p):
+        return ga.Score(np.arange(100) < 100 * p, np.zeros((100, 2)), np.zeros(100, int))
+
+    ax = ga.plots.grouped_bars({name: {"a": score(p), "b": score(p)} for name, p in (("whole", 0.9), ("without", 0.3))})
+    bar = next(patch for patch in ax.patches if patch.get_height() == 0.3 and patch.get_x() > 0.5)  # "without", group b
+    before = len(ax.lines)
+    ga.plots.guess(ax, 55, ("without", "b"))
+    ((x, y),) = ax.lines[before].get_xydata()
+    assert bar.get_x() < x < bar.get_x() + bar.get_width() and y == 0.55
+    with pytest.raises(ValueError, match="it has a, b, whole, without"):
+        ga.plots.guess(ax, 55, ("with", "b"))
+    plt.close(ax.figure)
 
 
 def test_a_guess_can_be_written_in_code(capsys):
