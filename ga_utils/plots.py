@@ -148,7 +148,8 @@ def guess(ax: Axes, value: float | None, at: str | tuple[str, str] | float | Non
                 bar = series[label][at]
                 at = bar.get_x() + bar.get_width() / 2
         ax.plot(at, value / 100, "*", ms=15, color=PINK, mec="black", zorder=5)
-        ax.annotate("your guess", (at, value / 100), xytext=(9, 4), textcoords="offset points", fontsize=9)
+        ax.annotate("your guess", (at, value / 100), xytext=(9, 4), textcoords="offset points", fontsize=9,
+                    bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
     return ax
 
 
