@@ -18,11 +18,18 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 | SSD, L ∘ (C Bᵀ) | Mamba-2's scan: the decays L, elementwise times C Bᵀ | `ssm.Scan.matrix`, `llamba.ssd` |
 | d_state | numbers an SSM head remembers for each of its channels | `ssm.Scan.B`, last axis |
 | KV retrieval, n_pairs | look one key of a random dictionary up | `tasks.kv_retrieval` |
+| minimal pair | two prompts that differ only in what is asked about | notebook 02 |
+| hybrid | a model with softmax attention in some layers and SSMs in others | `replace_layer`, `mask_last_row` |
+| sharpness | 1: all attention on one key; 0: spread evenly | `sharpness` |
 | 95 % interval | Wilson score interval of an accuracy | `Score.ci95` |
 """
 
+from IPython.display import Markdown
+
 from ga_utils import checks, plots, tasks
 from ga_utils.attention import aggregate_score, attention_map, gather_score, scan, segments, shares, sharpness
+from ga_utils.circuits import attention_view
+from ga_utils.guesses import Guess, predict
 from ga_utils.harness import lm_eval
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
 from ga_utils.hybrid import replace_head, replace_layer
@@ -33,12 +40,19 @@ from ga_utils.models import LM, Mixer, load_model, wrap
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
 from ga_utils.sweeps import HeadSweep, LayerSweep, sweep_heads, sweep_layers
-from ga_utils.widgets import attention_view
+from ga_utils.widgets import attention_beside, head_explorer, sweep_view
+
+
+def glossary() -> Markdown:
+    """The course's words, as a table: the one at the top of `help(ga)`."""
+    return Markdown("\n".join(line for line in __doc__.splitlines() if line.startswith("|")))
+
 
 __all__ = [
-    "Example", "Head", "HeadSweep", "LM", "LayerSweep", "Mixer", "Roles", "Score", "ablate", "aggregate_score",
-    "alive_heads", "attention_map", "attention_view", "checks", "doctor", "evaluate", "find_roles", "gather_score",
-    "install_kernels", "keep_only", "lm_eval", "load_model", "mask_last_row", "plots", "replace_head", "replace_layer",
-    "scan", "segments", "shares", "sharpness", "skip_layers", "sweep_heads", "sweep_layers", "tasks", "truncate",
-    "wrap",
+    "Example", "Guess", "Head", "HeadSweep", "LM", "LayerSweep", "Mixer", "Roles", "Score", "ablate",
+    "aggregate_score", "alive_heads", "attention_beside", "attention_map", "attention_view", "checks", "doctor",
+    "evaluate", "find_roles", "gather_score", "glossary", "head_explorer", "install_kernels", "keep_only",
+    "lm_eval", "load_model", "mask_last_row", "plots", "predict", "replace_head", "replace_layer", "scan",
+    "segments", "shares", "sharpness", "skip_layers", "sweep_heads", "sweep_layers", "sweep_view", "tasks",
+    "truncate", "wrap",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The checks of notebooks 04 and 05; `ga.checks` has them all."""
+"""The checks of notebook 04; `ga.checks` has them all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,26 @@ import torch
 
 from ga_utils.exercise import Check, random_tensor
 
-# ---------------------------------------------------------------- notebook 04
+
+def _step(h, decay, B, x):
+    return decay * h + torch.outer(B, x)
+
+
+next_state = Check(
+    "next_state",
+    reference=_step,
+    inputs=lambda rng: (random_tensor(rng, 4, 4), random_tensor(rng).sigmoid(), random_tensor(rng, 4), random_tensor(rng, 4)),
+    mistakes={
+        "what comes in new is not faded yet: the decay multiplies the *old* state only":
+            lambda h, decay, B, x: decay * (h + torch.outer(B, x)),
+        "nothing is forgotten: the old state must be multiplied by the decay": lambda h, decay, B, x: h + torch.outer(B, x),
+        "that is a running mean; an SSM need not weigh the new value by 1 - decay, B does it":
+            lambda h, decay, B, x: decay * h + (1 - decay) * torch.outer(B, x),
+        "transposed: rows of h are states (B), columns are channels (x)": lambda h, decay, B, x: decay * h + torch.outer(x, B),
+        "B * x multiplies entry by entry; every state stores every channel: an outer product":
+            lambda h, decay, B, x: decay * h + B * x,
+    },
+)  # fmt: skip
 
 
 def _unrolled(decay, B, C, first=1):
@@ -52,6 +71,35 @@ decay_mask = Check(
     },
 )  # fmt: skip
 
+
+def _implicit(A, dt, B, C, stored=None, skip=0, sign=1):
+    total = dt.cumsum(0) - skip * dt
+    elapsed = dt.cumsum(0)[:, None] - total[None, :]
+    return ((sign * A * elapsed).exp() * (C @ B.T) * (dt[None, :] if stored is None else stored)).tril()
+
+
+implicit_attention = Check(
+    "implicit_attention",
+    reference=_implicit,
+    inputs=lambda rng: (-random_tensor(rng).exp(), random_tensor(rng, 6).exp() / 4, random_tensor(rng, 6, 3),
+                        random_tensor(rng, 6, 3)),
+    mistakes={
+        "what is stored at s is dt[s] * B[s] * x[s]: the step size dt[s] is missing": lambda A, dt, B, C: _implicit(
+            A, dt, B, C, stored=1.0),
+        "you multiply by the *reader's* step size dt[t]; storing is done at s": lambda A, dt, B, C: _implicit(
+            A, dt, B, C, stored=dt[:, None]),
+        "you count the decay of step s itself; x[s] enters after it": lambda A, dt, B, C: _implicit(A, dt, B, C, skip=1),
+        "A is negative, so exp(A * time) fades already; with another minus old tokens grow": lambda A, dt, B, C: _implicit(
+            A, dt, B, C, sign=-1),
+        "rows are readers (C at t), columns are what was stored (B at s): yours has them swapped":
+            lambda A, dt, B, C: _implicit(A, dt, C, B),
+        "above the diagonal must be zeros: position t knows nothing of later positions (.tril())": lambda A, dt, B, C:
+            (A * (dt.cumsum(0)[:, None] - dt.cumsum(0)[None, :])).exp() * (C @ B.T) * dt[None, :],
+        "the decays are missing: that is linear attention, which forgets nothing": lambda A, dt, B, C:
+            ((C @ B.T) * dt[None, :]).tril(),
+    },
+)  # fmt: skip
+
 row_shares = Check(
     "row_shares",
     reference=lambda A: A.abs() / A.abs().sum(-1, keepdim=True),
@@ -74,77 +122,5 @@ numbers_kept = Check(
             lambda n_tokens, n_heads, d_head, d_state: (2 * n_tokens * n_heads * d_head, n_tokens * n_heads * d_head * d_state),
         "the other way round: first attention's cache, then the SSM's state": lambda n_tokens, n_heads, d_head, d_state: (
             n_heads * d_head * d_state, 2 * n_tokens * n_heads * d_head),
-    },
-)  # fmt: skip
-
-# ---------------------------------------------------------------- notebook 05
-
-
-def _silenced(z, where):
-    z = z.clone()
-    z[where] = 0
-    return z
-
-
-silence_last = Check(
-    "silence_last",
-    reference=lambda z: _silenced(z, (slice(None), -1)),
-    inputs=lambda rng: (random_tensor(rng, 2, 5, 6),),
-    mistakes={
-        "z[-1] is the last *prompt* of the batch; the last position is z[:, -1]": lambda z: _silenced(z, -1),
-        "that is the last channel; the last position is z[:, -1]": lambda z: _silenced(z, (..., -1)),
-        "only the last position must be silent: earlier ones may still gather": lambda z: torch.zeros_like(z),
-    },
-)  # fmt: skip
-
-gap_closed = Check(
-    "gap_closed",
-    reference=lambda student, hybrid, teacher: (hybrid - student) / (teacher - student),
-    inputs=lambda rng: (rng.uniform(0.2, 0.5), rng.uniform(0.5, 0.8), rng.uniform(0.9, 1.0)),
-    mistakes={
-        "that is how many points were won; the question is which share of the gap that is":
-            lambda student, hybrid, teacher: hybrid - student,
-        "divided by the teacher's accuracy; the gap is teacher - student":
-            lambda student, hybrid, teacher: (hybrid - student) / teacher,
-        "that is the share that is still *open*":
-            lambda student, hybrid, teacher: (teacher - hybrid) / (teacher - student),
-    },
-)  # fmt: skip
-
-
-def _columns(head, d_head):
-    return slice(head * d_head, (head + 1) * d_head)
-
-
-def _swapped(z, W, z_teacher, W_teacher, head, d_head, keep=False, all_heads=False):
-    own, c = z.clone(), _columns(head, d_head)
-    if not keep:
-        own[..., c] = 0
-    borrowed = z_teacher @ W_teacher.T if all_heads else z_teacher[..., c] @ W_teacher[:, c].T
-    return own @ W.T + borrowed
-
-
-swap_head = Check(
-    "swap_head",
-    reference=_swapped,
-    inputs=lambda rng: (
-        random_tensor(rng, 3, 8), random_tensor(rng, 5, 8), random_tensor(rng, 3, 8), random_tensor(rng, 5, 8),
-        rng.randrange(4), 2,
-    ),
-    mistakes={
-        "the student's own head still speaks: zero its columns of z": lambda *args: _swapped(*args, keep=True),
-        "you added *all* of the teacher's heads; only one was asked for": lambda *args: _swapped(*args, all_heads=True),
-        "the borrowed head must write through the teacher's columns of W, not through the student's":
-            lambda z, W, zt, Wt, head, d_head: _swapped(z, W, zt, W, head, d_head),
-    },
-)  # fmt: skip
-
-best_first = Check(
-    "best_first",
-    reference=lambda gains, k: sorted(gains, key=lambda head: -gains[head])[:k],
-    inputs=lambda rng: ({f"L{i}H{j}": rng.random() for i in range(3) for j in range(3)}, rng.randrange(2, 5)),
-    mistakes={
-        "those are the *worst* k: sort in descending order": lambda gains, k: sorted(gains, key=lambda head: gains[head])[:k],
-        "right order, but all of them: keep the first k": lambda gains, k: sorted(gains, key=lambda head: -gains[head]),
     },
 )  # fmt: skip

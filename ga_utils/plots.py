@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 
 from ga_utils.scoring import Score
 
@@ -117,6 +118,38 @@ def grouped_bars(
     ax.set(xticks=range(len(labels)), xticklabels=labels, ylabel="accuracy")
     _percent(ax)
     ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.02))
+    return ax
+
+
+def guess(ax: Axes, value: float | None, at: str | tuple[str, str] | float | None = None) -> Axes:
+    """Draw a reader's guess (`ga.predict`) into a figure; nothing where there is none.
+
+    Args:
+        value: in percent, at the place `at` of a figure of accuracies; without `at`, a place on the x axis.
+        at: the label of a bar; (label of the bar, group on the x axis) for grouped bars; or a number on the x axis.
+
+    Raises:
+        ValueError: the figure has no bar of that name.
+    """
+    if value is None:
+        return ax
+    if at is None:
+        ax.axvline(value, color=PINK, ls=":", lw=2)
+        ax.annotate(" your guess", (value, 0.02), xycoords=("data", "axes fraction"), fontsize=9)
+    else:
+        if isinstance(at, str | tuple):
+            label, group = at if isinstance(at, tuple) else (None, at)
+            groups = [text.get_text() for text in ax.get_xticklabels()]
+            series = {c.get_label(): c.patches for c in ax.containers if isinstance(c, BarContainer)}
+            if group not in groups or (label is not None and label not in series):
+                raise ValueError(f"no bar {at!r} in this figure: it has {', '.join([*groups, *(series if label else ())])}")
+            at = groups.index(group)
+            if label is not None:
+                bar = series[label][at]
+                at = bar.get_x() + bar.get_width() / 2
+        ax.plot(at, value / 100, "*", ms=15, color=PINK, mec="black", zorder=5)
+        ax.annotate("your guess", (at, value / 100), xytext=(9, 4), textcoords="offset points", fontsize=9,
+                    bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
     return ax
 
 

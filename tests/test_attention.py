@@ -128,11 +128,3 @@ def test_nonsense_is_refused_and_the_model_left_alone(lm, call, message):
         call(lm)
     assert_untouched(lm, before)
     assert torch.equal(logits(lm, PROMPT), expected)
-
-
-def test_the_interactive_view_needs_no_network_and_survives_a_hostile_token(lm, monkeypatch):
-    monkeypatch.setattr(type(lm.tokenizer), "decode", lambda self, ids, **kw: "</script><b>")
-    html = ga.attention_view(lm, "A B", 0, heads=[1]).data
-    assert "unpkg" not in html and html.count("</script>") == 1 and html.rstrip().endswith("</script>")
-    with pytest.raises(ValueError, match="at most 8"):
-        ga.attention_view(lm, "A B", 0, heads=[0, 1, 2] * 3)

@@ -1,5 +1,6 @@
 """`make course` and `make refresh`: copies go to build/, outputs are clean, a failing cell stops the run."""
 
+import re
 import sys
 
 import nbformat
@@ -56,3 +57,12 @@ def test_a_failing_cell_stops_the_run_and_writes_nothing(project, monkeypatch):
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         run(monkeypatch, "refresh")
     assert path.read_text() == before
+
+
+def test_a_page_describes_its_figures_in_their_order():
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
+    figures = [nbformat.v4.new_output("display_data", {"image/png": pixel}) for _ in range(2)]
+    cells = [nbformat.v4.new_code_cell("a", outputs=figures, metadata={"alt": ["first", 'second, "quoted"']}),
+             nbformat.v4.new_code_cell("b", outputs=figures[:1], metadata={"alt": ["third"]})]  # fmt: skip
+    page = course.page(nbformat.v4.new_notebook(cells=cells))
+    assert re.findall(r'<img alt="([^"]*)"', page) == ["first", "second, &quot;quoted&quot;", "third"]

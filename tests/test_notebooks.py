@@ -9,7 +9,9 @@ import nbformat
 import pytest
 
 import ga_utils as ga
+from ga_utils import exercise
 from ga_utils.checks import ALL
+from ga_utils.checks import NOTEBOOKS as EXERCISES
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("*.ipynb"))}
@@ -40,7 +42,6 @@ def test_follows_the_template(notebook):
         assert part in text, part
     (parameters,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
     assert parameters.source.startswith("MODEL = ")
-    assert text.count("<details><summary>Solution") >= 3
     assert text.count("**What to see.**") >= 1 and "The paper" in text
 
 
@@ -60,6 +61,44 @@ def test_outputs_are_those_of_one_clean_run(notebook):
     assert "widgets" not in notebook.metadata
     text = nbformat.writes(notebook)
     assert len(text) < 3_000_000 and "/work/" not in text and "/root/" not in text and "unpkg" not in text
+
+
+def has_picture(cell):
+    return any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+
+
+@each
+def test_every_figure_is_captioned_and_described(notebook):
+    """What it shows stands in the text before the next figure comes, and in words for a reader who can't see it."""
+    figures = [i for i, cell in enumerate(notebook.cells) if has_picture(cell)]
+    for here, following in zip(figures, [*figures[1:], len(notebook.cells)]):
+        cell, after = notebook.cells[here], notebook.cells[here + 1 : following]
+        assert any("**What to see.**" in c.source for c in after if c.cell_type == "markdown"), cell.source
+        n_pictures = sum("image/png" in output.get("data", {}) for output in cell.outputs)
+        assert [len(text) > 40 for text in cell.metadata.get("alt", [])] == [True] * n_pictures, cell.source
+
+
+@each
+def test_a_prediction_comes_before_its_figure_and_is_drawn_into_it(notebook):
+    cells = [cell.source for cell in code(notebook)]
+    asked = {found[1]: i for i, source in enumerate(cells) if (found := re.match(r"(\w+) = ga\.predict\(", source))}
+    assert asked
+    for name, i in asked.items():
+        (drawn,) = [k for k, source in enumerate(cells) if re.search(rf"ga\.plots\.guess\(.*\b{name}\.value", source)]
+        assert drawn > i and has_picture(code(notebook)[drawn])
+
+
+def test_notebooks_link_to_their_neighbours_and_to_the_one_glossary():
+    names = list(NOTEBOOKS)
+    for i, notebook in enumerate(NOTEBOOKS.values()):
+        top, bottom = notebook.cells[0].source.splitlines()[-1], notebook.cells[-1].source.splitlines()[-1]
+        assert "(../README.md)" in top
+        assert [name for name in names if f"({name}.ipynb)" in top] == names[max(i - 1, 0) : i] + names[i + 1 : i + 2]
+        assert f"({names[i + 1]}.ipynb)" in bottom if i < 5 else "(../README.md)" in bottom
+        assert i == 0 or "(00_start_here.ipynb#Words)" in top
+    (shown,) = [c for notebook in NOTEBOOKS.values() for c in code(notebook) if "ga.glossary()" in c.source]
+    assert "Gather-and-Aggregate" in shown.outputs[0].data["text/markdown"]
+    assert any(c.source.startswith("## Words") for c in NOTEBOOKS["00_start_here"].cells)
 
 
 @each
@@ -90,8 +129,34 @@ def test_solutions_pass_and_stubs_count_as_not_attempted(name, stub, folded, cap
     assert signatures[0] == signatures[1]
 
 
-def test_every_check_is_used_by_a_notebook():
-    assert {exercise.values[0] for exercise in exercises()} == set(ALL)
+@pytest.mark.parametrize("number", EXERCISES)
+def test_four_to_six_exercises_from_a_warm_up_to_a_bonus(number):
+    (notebook,) = [notebook for name, notebook in NOTEBOOKS.items() if name.startswith(number)]
+    given = [found for cell in code(notebook) for found in re.findall(r"ga\.checks\.(\w+)\(\w+\)", cell.source)]
+    assert given == [check.name for check in EXERCISES[number]] and 4 <= len(given) <= 6
+    boxes = re.findall(
+        r"\*\*Difficulty\*\* ([●○]{4})(.*?) · \*\*about \d+ minutes\*\* · check: `ga.checks.(\w+)`", prose(notebook)
+    )
+    assert [name for _, _, name in boxes] == given
+    assert boxes[0][0] == "●○○○" and [bool(bonus) for *_, bonus, _ in boxes] == [dots == "●●●●" for dots, *_ in boxes]
+    assert sum(dots == "●●●●" for dots, *_ in boxes) >= 1
+    assert any("ga.checks.progress()" in cell.source for cell in code(notebook))
+
+
+def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys, monkeypatch):
+    monkeypatch.setattr(exercise, "OUTCOMES", outcomes := {})
+    monkeypatch.setattr(ga.checks, "OUTCOMES", outcomes)
+    ga.checks.progress()
+    assert "no exercise was checked" in capsys.readouterr().out
+    assert not ga.checks.gap_closed(lambda student, hybrid, teacher: 2.0)
+    assert ga.checks.gap_closed(ga.checks.gap_closed.reference)
+    ga.checks.greedy(lambda score, heads, k: None)
+    ga.checks.best_first(lambda gains, k: [])
+    capsys.readouterr()
+    ga.checks.progress()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("05: 1 of 5 right")
+    assert line.split("right")[1].split() == "✓ gap_closed · silence_last · swap_head ✗ best_first · greedy".split()
 
 
 MISTAKES = [
