@@ -21,7 +21,7 @@ def log_odds(lm, examples):
 
 @pytest.mark.parametrize("family", ["llama", "llamba", "falcon_mamba", "mamba2", "zamba2"])
 def test_the_estimate_is_the_derivative(family, tokenizer):
-    """Against a finite difference in float64: z a ten-thousandth smaller and larger, for tasks with one and with several tokens a choice."""
+    """Against a finite difference in float64: z a ten-thousandth smaller and larger, tasks of one and several tokens a choice."""
     lm = families.build(family, tokenizer, torch.float64)
     examples = ga.tasks.mmlu(lm, n=3) + ga.tasks.knowledge(lm, n=2)
     heads = [ga.alive_heads(lm)[i] for i in (0, 5, -1)]
