@@ -157,7 +157,8 @@ def load_model(
         dtype: "auto" is float32 on a CPU, so that results repeat; on a GPU bfloat16, or float16 where
             the hardware has no bfloat16 (T4).
         n_layers: only the first layers; files that hold later layers alone are neither downloaded nor opened.
-            "fit": the whole model if it fits into the memory that is free, else as many first layers as do.
+            "fit": the whole model if it fits into the memory that is free, else as many first layers as do. "minimal":
+            the first layers up to the paper's Aggregate head, where the paper has one, else as "fit".
 
     Raises:
         ValueError: unknown name (lists the known ones), `n_layers` out of range, a model that does not fit into memory
@@ -170,7 +171,7 @@ def load_model(
         weights, words = fetch(name, MODELS[name], n_layers)
     else:
         weights = words = _folder(name)
-        n_layers = None if n_layers == "fit" else n_layers
+        n_layers = None if n_layers in ("fit", "minimal") else n_layers
     model = read_model(weights, dtype, n_layers, device)
     lm = wrap(model, AutoTokenizer.from_pretrained(words), name=name)
     lm.source = {"name": name if name in (*TINY, *MODELS) else str(weights.resolve()), "n_layers": n_layers}

@@ -120,7 +120,9 @@ def free_disk_gb(folder: Path) -> float:
 
 
 def layers_to_load(name: str, device: str, dtype: torch.dtype, n_layers: int | str | None) -> int | None:
-    """Say before anything is downloaded whether a model of the paper fits; "fit": as many first layers as do.
+    """Say before anything is downloaded whether a model of the paper fits.
+
+    "fit": as many first layers as do. "minimal": those of the paper's minimal model, where it has one, else as "fit".
 
     Returns: the number of layers to load, None for all.
 
@@ -129,6 +131,8 @@ def layers_to_load(name: str, device: str, dtype: torch.dtype, n_layers: int | s
     """
     entry, free = MODELS[name], free_gb(device)
     fitting = entry.fitting_layers(dtype, free)
+    if n_layers == "minimal":
+        n_layers = entry.minimal or "fit"
     if n_layers == "fit":
         n_layers = None if fitting == entry.layers else max(fitting, 1)
         if n_layers:

@@ -5,15 +5,18 @@ Notebook 02 does this step by step. No head is named in advance: effect first, t
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from ga_utils.attention import aggregate_score, gather_score
-from ga_utils.heads import Head
+from ga_utils.heads import Head, alive_heads
 from ga_utils.items import Example
 from ga_utils.models import LM
 from ga_utils.sweeps import HeadSweep, sweep_heads
+
+MANY = 128  # heads; above that, disabling each in turn takes too long to be a default
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,13 @@ class Roles:
     """What the search found, and what it looked at.
 
     suspects: heads whose loss costs letters, and costs them clearly more than knowledge, worst first.
-    aggregate: the suspect that looks most from the last token to the right segment, or None.
+    aggregate: the suspect that looks most from the last token to the right segment.
     gather: the suspects in earlier layers that look into the segments; they may share the work.
     gather_score, aggregate_score: [n_layers, n_heads].
     """
 
     gather: list[Head]
-    aggregate: Head | None
+    aggregate: Head
     suspects: list[Head]
     letters: HeadSweep
     knowledge: HeadSweep
@@ -53,15 +56,26 @@ def find_roles(
        `max_share` of that. A head that hurts both alike is needed for everything, not for retrieval.
     2. Aggregate: the suspect with the highest `aggregate_score`.
     3. Gather: suspects in earlier layers with a `gather_score` of at least `min_gather`.
+
+    Where no head passes, the best placed ones are returned, with a warning. With more than `MANY` heads the search is
+    screened (`sweep_heads`, method "screen").
     """
-    by_letters = sweep_heads(lm, letters, progress=progress)
-    costly = [h for h in by_letters.top(by_letters.drop.size) if by_letters.drop[h.layer, h.head] >= min_drop]
+    method = "exact" if len(alive_heads(lm)) <= MANY else "screen"
+    by_letters = sweep_heads(lm, letters, method=method, progress=progress)
+    swept = by_letters.top(by_letters.drop.size)
+    costly = [h for h in swept if by_letters.drop[h.layer, h.head] >= min_drop]
     by_knowledge = sweep_heads(lm, knowledge, costly, progress=progress)
     cost = {h: (by_letters.drop[h.layer, h.head], by_knowledge.drop[h.layer, h.head]) for h in costly}
-    suspects = [h for h in costly if cost[h][1] <= max_share * cost[h][0]]
+    clear = [h for h in costly if cost[h][1] <= max_share * cost[h][0]]
+    suspects = clear or swept[:4]
     gathering = gather_score(lm, letters, progress=progress)
     aggregating = aggregate_score(lm, letters, progress=progress)
-    aggregate = max(suspects, key=lambda h: aggregating[h.layer, h.head], default=None)
-    earlier = [h for h in suspects if aggregate and h.layer < aggregate.layer]
+    aggregate = max(suspects, key=lambda h: aggregating[h.layer, h.head])
+    earlier = [h for h in suspects if h.layer < aggregate.layer]
     gather = [h for h in earlier if gathering[h.layer, h.head] >= min_gather]
+    if not clear or not gather:
+        role = "Gather" if clear else "Aggregate"
+        warnings.warn(f"{lm.name}: no head stands out as {role}; taking the best placed", stacklevel=2)
+    others = [h for h in suspects if h != aggregate] or [h for h in swept if h != aggregate]
+    gather = gather or [max(others, key=lambda h: gathering[h.layer, h.head])]
     return Roles(gather, aggregate, suspects, by_letters, by_knowledge, gathering, aggregating)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 from statistics import median
 
@@ -43,6 +44,15 @@ def test_follows_the_template(notebook):
     (parameters,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
     assert parameters.source.startswith("MODEL = ")
     assert text.count("**What to see.**") >= 1 and "The paper" in text
+
+
+def test_the_install_cell_is_the_same_everywhere_and_has_the_projects_address():
+    cells = {name: [c.source for c in code(book) if "install" in c.metadata.get("tags", [])] for name, book in NOTEBOOKS.items()}
+    (only,) = {tuple(found) for found in cells.values()}
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
+    assert len(only) == 1 and only[0].startswith(f'COURSE = "{project.get("urls", {}).get("Course", "")}"')
+    for name, book in NOTEBOOKS.items():
+        assert "install" in code(book)[0].metadata["tags"], f"{name}: the install cell comes first"
 
 
 @each

@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -36,7 +38,7 @@ def test_constraints_pin_every_direct_dependency_exactly_once():
 
 def test_extras_are_those_the_design_names():
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"test", "cuda", "eval", "cluster"}
+    assert set(extras) == {"lab", "test", "cuda", "eval", "cluster"}
     assert names(extras["cuda"]) == {"mamba-ssm", "causal-conv1d"}
     assert "mamba-ssm" not in names(PROJECT["dependencies"])
 
@@ -77,3 +79,11 @@ def test_ruff_is_content():
         [sys.executable, "-m", "ruff", "check", "ga_utils", "tests"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_installing_the_course_keeps_a_stock_colabs_packages():
+    """pip leaves alone what is in range: no new torch, no restart."""
+    ranges = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"])}
+    stock = {"torch": "2.11.0", "numpy": "2.1.0", "transformers": "5.15.0", "ipywidgets": "7.7.1", "ipython": "7.34.0"}
+    assert all(ranges[name].contains(version) for name, version in stock.items())
+    assert not {"jupyterlab", "mamba-ssm", "ray", "lm-eval"} & set(ranges)
