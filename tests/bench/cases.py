@@ -88,9 +88,9 @@ class Case:
 
 
 CASES = [
-    Case("8x8_v8000"),
+    Case("8x8_v8000", peer_heads=16),
     Case("8x8_v32000", vocabulary=32_000, peer_heads=16),
-    Case("8x8_prefix512", prefix=512, peer_heads=8),
+    Case("8x8_prefix512", prefix=512, peer_heads=8, repeats=3),
     Case("16x16", n_layers=16, n_heads=16, width=512, peer_heads=16, repeats=3),
 ]
 QUICK = Case("quick", n_layers=2, n_heads=4, width=32, vocabulary=200, tokens=12, prompts=6, prefix=5, peer_heads=8)
