@@ -1,4 +1,4 @@
-"""`make course` and `make refresh`: copies go to build/, outputs are clean, a failing cell stops the run."""
+"""`make course` and `make refresh`: copies and a site go to build/, outputs are clean, a failing cell stops the run."""
 
 import re
 import sys
@@ -21,6 +21,8 @@ def project(tmp_path, monkeypatch):
     ]
     (tmp_path / "notebooks").mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "00_x.ipynb")
+    (tmp_path / "README.md").write_text("# Course\n\n[first](notebooks/00_x.ipynb#Title) [licence](LICENSE)")
+    (tmp_path / "LICENSE").write_text("free")
     monkeypatch.setattr(course, "ROOT", tmp_path)
     return tmp_path
 
@@ -35,9 +37,32 @@ def test_run_writes_notebook_and_page_and_leaves_the_source_alone(project, monke
     before = source.read_text()
     run(monkeypatch, "run")
     assert source.read_text() == before
-    assert {path.name for path in (project / "build").iterdir()} == {"00_x.ipynb", "00_x.html"}
+    assert {path.name for path in (project / "build").iterdir()} == {"00_x.ipynb", "00_x.html", "index.html", "LICENSE"}
     page = (project / "build" / "00_x.html").read_text()
     assert "42" in page and 'src="http' not in page and 'href="http' not in page
+
+
+def links(path):
+    return re.findall(r'<a [^>]*?href="([^"#]+)', path.read_text())
+
+
+def test_the_site_leads_from_page_to_page_and_shows_what_was_not_run(project, monkeypatch):
+    second = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Second\n\n[map](../README.md)"),
+                                             nbformat.v4.new_code_cell("1 / 0")])  # fmt: skip
+    nbformat.write(second, project / "notebooks" / "01_y.ipynb")
+    run(monkeypatch, "run", str(project / "notebooks" / "00_x.ipynb"))  # the second would fail
+    build = project / "build"
+    assert {path.name for path in build.glob("*.html")} == {"00_x.html", "01_y.html", "index.html"}
+    assert not (build / "01_y.ipynb").exists()
+    assert 'href="00_x.html#Title"' in (build / "index.html").read_text()
+    assert "LICENSE" in links(build / "index.html") and (build / "LICENSE").read_text() == "free"
+    bottom = re.search(r'aria-label="Pages">(.*)</nav>', (build / "01_y.html").read_text())[1]
+    assert "← Title" in bottom and 'href="00_x.html"' in bottom and "→" not in bottom
+    for path in build.glob("*.html"):
+        assert links(path) and all((build / target).exists() for target in links(path)), path.name
+        text = path.read_text()
+        assert re.search(r'<meta content="width=device-width[^>]*name="viewport"', text)
+        assert text.count('aria-current="page"') >= 1 and f'href="{path.name}" aria-current' in text
 
 
 def test_refresh_rewrites_outputs_without_bars_noise_or_widget_state(project, monkeypatch):
