@@ -8,6 +8,7 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 from ga_utils import course
+from ga_utils.checks import ALL
 
 
 @pytest.fixture
@@ -91,3 +92,32 @@ def test_a_page_describes_its_figures_in_their_order():
              nbformat.v4.new_code_cell("b", outputs=figures[:1], metadata={"alt": ["third"]})]  # fmt: skip
     page = course.page(nbformat.v4.new_notebook(cells=cells))
     assert re.findall(r'<img alt="([^"]*)"', page) == ["first", "second, &quot;quoted&quot;", "third"]
+
+
+PACK = (course.ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_teachers_paths_take_the_minutes_they_claim():
+    paths = re.findall(r"\*\*(\d+) minutes\*\*.*?\n\n(.*?)\n\n", PACK, re.DOTALL)
+    assert [name for name, _ in paths] == ["60", "90", "180"]
+    for name, table in paths:
+        assert sum(int(row) for row in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)) == int(name)
+
+
+@pytest.mark.parametrize("path", sorted((course.ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_teachers_pack_knows_every_figure_and_every_quiz_question(path):
+    notebook = nbformat.read(path, as_version=4)
+    part = re.search(rf"^## {path.stem[:2]} (.*?)(?=^## |\Z)", PACK, re.DOTALL | re.MULTILINE)[1]
+    figures = sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
+    assert len(re.findall(r"^\| ", part, re.MULTILINE)) == figures + 1  # the table's head
+    (quiz,) = [cell.source for cell in notebook.cells if cell.source.startswith("## Self-quiz")]
+    answers = re.search(r"^Quiz: (.*?)\n\n", part, re.DOTALL | re.MULTILINE)[1]
+    assert re.findall(r"\*\*(\d)\*\*", answers) == re.findall(r"<summary>(\d)\.", quiz)
+    minutes = int(re.search(r"\*\*Time\*\*: (\d+) minutes", notebook.cells[0].source)[1])
+    assert minutes == [int(n) for n in re.findall(r"\d+", PACK.split("alone:")[1])][int(path.stem[:2])]
+
+
+def test_everything_the_teachers_pack_names_exists():
+    assert all((course.ROOT / "notebooks" / target).exists() for target in re.findall(r"\]\(([^)#h][^)#]*)\)", PACK))
+    checks = re.findall(r"they do (.*?) \|", PACK)
+    assert {name for line in checks for name in re.findall(r"`(\w+)`", line)} <= set(ALL)
