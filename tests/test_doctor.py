@@ -5,15 +5,23 @@ import sys
 
 import pytest
 import torch
+import transformers
 from full_width import SHAPES, on_meta
+from packaging.version import Version
 
 import ga_utils as ga
 from ga_utils import machine, registry
 from ga_utils.loading import layer_of
 
 
+def skip_zamba2_of_5_15(name):
+    if name == "zamba2-7b" and Version(transformers.__version__) < Version("5.16"):
+        pytest.skip("transformers 5.15 numbers shared blocks by layer: models with two of them can't be built")
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_sizes_in_the_registry_are_those_of_the_architecture(name):
+    skip_zamba2_of_5_15(name)
     entry, model = registry.MODELS[name], on_meta(name)
     numbers = {False: 0, True: 0}
     for weight, p in model.named_parameters():

@@ -1,0 +1,227 @@
+"""A learner's browser: notebooks in a real JupyterLab, with *Run All*, their live views used; the web site on a phone.
+
+By default two notebooks, 00 and the one with most live views, 02; all six with the environment variable GA_BROWSER=all.
+Screenshots go to build/screens/.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlparse
+from urllib.request import urlopen
+
+import ipywidgets
+import nbformat
+import pytest
+
+from ga_utils import course
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium on PATH: apt-get install chromium"),
+]
+SCREENS = course.ROOT / "build" / "screens"
+NOTEBOOKS = sorted(path.stem for path in (course.ROOT / "notebooks").glob("*.ipynb"))
+OPENED = [name for name in NOTEBOOKS if os.environ.get("GA_BROWSER") == "all" or name[:2] in ("00", "02")]
+PLAIN_LAB = {  # all cells are in the page, not only those in sight, and no question about news hides a button
+    "lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
+    "labconfig/page_config.json": {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}},
+}
+NEW_RUN = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => e.textContent.includes('*'))"
+TOO_WIDE = """() => [...document.querySelectorAll('nav *, main *')].filter(e => {
+  for (let a = e.parentElement; a !== document.body; a = a.parentElement)
+    if (['auto', 'scroll'].includes(getComputedStyle(a).overflowX)) return false;
+  return e.getBoundingClientRect().right > document.documentElement.clientWidth + 1; }).map(e => e.outerHTML.slice(0, 80))"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab on a free port over a copy of the notebooks, with settings of its own: its address and its token."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(course.ROOT / "notebooks", folder / "notebooks")
+    for name, settings in PLAIN_LAB.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    python_path = os.pathsep.join([str(course.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"JUPYTER_TOKEN": token, "JUPYTER_CONFIG_DIR": str(folder), "PYTHONPATH": python_path,
+                                "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    command = [sys.executable, "-m", "jupyterlab", "notebooks", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--LabApp.extension_manager=readonly"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            _wait_for(f"{address}/api", server, folder / "log")
+            yield address, token
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
+    for _ in range(120):
+        assert server.poll() is None, log.read_text()
+        try:
+            return urlopen(url).close()
+        except URLError:
+            time.sleep(0.5)
+    raise AssertionError(f"JupyterLab did not start within a minute: {log.read_text()}")
+
+
+def new_page(browser, width: int, height: int):
+    """A page, and the list of all that it will ask of anybody but this machine."""
+    page, outside = browser.new_page(viewport={"width": width, "height": height}), []
+
+    def note(request):
+        address = urlparse(request.url)
+        if address.scheme not in ("data", "blob", "file") and address.hostname not in ("127.0.0.1", "localhost"):
+            outside.append(request.url)
+
+    page.on("request", note)
+    page.on("websocket", note)
+    page.set_default_timeout(60_000)
+    return page, outside
+
+
+def run_all(page) -> None:
+    page.locator(".jp-CodeCell").first.wait_for()
+    page.locator(".jp-Toolbar-kernelName", has_text="Python 3").first.wait_for()
+    for _ in range(3):  # JupyterLab drops the command, without a word, while its kernel is still connecting
+        page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for()
+        page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+        page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+        with contextlib.suppress(playwright.TimeoutError):
+            page.wait_for_function(NEW_RUN, timeout=15_000)
+            break
+    else:
+        raise AssertionError("Run All Cells was chosen three times, and no cell ran")
+    page.wait_for_function(f"() => !({NEW_RUN})()", timeout=400_000)
+    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for()
+
+
+def shoot(view, name: str) -> None:
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    view.scroll_into_view_if_needed()
+    view.screenshot(path=SCREENS / f"{name}.png")
+
+
+def output_of(page, call: str):
+    return page.locator(".jp-CodeCell", has=page.locator(".jp-Editor", has_text=call)).locator(".jp-Cell-outputArea")
+
+
+def the_guess_can_be_made(page, name):
+    """The slider moves, the button makes the guess final and says so."""
+    view = output_of(page, "ga.predict(").first
+    handle = view.get_by_role("slider")
+    before = handle.get_attribute("aria-valuenow")
+    handle.press("ArrowRight")
+    assert handle.get_attribute("aria-valuenow") != before
+    view.get_by_role("button", name="This is my guess").click()
+    view.get_by_text(re.compile(r"Your guess: \d+")).wait_for()
+    shoot(view, f"{name}-guess")
+
+
+def circuitsvis_is_drawn(page, name):
+    view = output_of(page, "ga.attention_view(")
+    drawn = view.locator("[id^=attention-]").locator("canvas, svg")
+    drawn.first.wait_for()
+    assert min(drawn.last.bounding_box()[side] for side in ("width", "height")) > 50
+    shoot(view, f"{name}-circuitsvis")
+
+
+def changed_picture(view, act) -> None:
+    image = view.locator("img").last
+    image.wait_for()
+    before = image.get_attribute("src")
+    act()
+    playwright.expect(image).not_to_have_attribute("src", before)
+
+
+def the_explorer_answers(page, name):
+    view = output_of(page, "ga.head_explorer(")
+    layer = view.get_by_label("layer")
+    changed_picture(view, lambda: layer.select_option("3"))
+    view.get_by_text("disable this head").click()
+    view.get_by_role("status").filter(has_text="disabled").wait_for()
+    shoot(view, f"{name}-explorer")
+
+
+def the_sweep_answers(page, name):
+    view = output_of(page, "ga.sweep_view(")
+    view.get_by_role("button", name=re.compile("L1H0")).click()
+    view.get_by_role("status").filter(has_text="L1H0 disabled").wait_for()
+    changed_picture(view, lambda: view.get_by_role("button", name=re.compile("L2H1")).click())
+    shoot(view, f"{name}-sweep")
+
+
+def the_two_patterns_answer(page, name):
+    view = output_of(page, "ga.attention_beside(")
+    changed_picture(view, lambda: view.get_by_label("layer").last.select_option("4"))
+    shoot(view, f"{name}-beside")
+
+
+VIEWS = {
+    "02_finding_ga_heads": [circuitsvis_is_drawn, the_explorer_answers, the_sweep_answers],
+    "04_ssm_implicit_attention": [the_two_patterns_answer],
+}
+
+
+@pytest.mark.skipif(ipywidgets.__version__ < "8", reason="JupyterLab 4 shows no live views of ipywidgets 7")
+@pytest.mark.parametrize("name", OPENED)
+def test_a_notebook_runs_in_jupyterlab_and_its_live_views_answer(name, lab, browser):
+    address, token = lab
+    page, outside = new_page(browser, 1300, 1000)
+    page.goto(f"{address}/lab/tree/{name}.ipynb?reset&token={token}")
+    run_all(page)
+    errors = page.locator('[data-mime-type="application/vnd.jupyter.error"], .jp-RenderedText .ansi-red-fg')
+    assert errors.all_inner_texts() == []
+    prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt").all_inner_texts()
+    assert prompts == [f"[{i + 1}]:" for i in range(len(prompts))]
+    assert page.get_by_text(re.compile("Error displaying widget|Failed to load model|Loading widget")).count() == 0
+    for use in [the_guess_can_be_made, *VIEWS.get(name, [])]:
+        use(page, name)
+    shoot(page.locator(".jp-CodeCell").last, f"{name}-end")
+    page.screenshot(path=SCREENS / f"{name}.png")
+    assert outside == []
+    page.close()
+
+
+def test_the_site_fits_a_phone_and_asks_nobody(browser, tmp_path):
+    notebooks = {path: nbformat.read(path, 4) for path in sorted((course.ROOT / "notebooks").glob("*.ipynb"))}
+    course.site(notebooks, tmp_path)
+    page, outside = new_page(browser, 390, 844)
+    for path in sorted(tmp_path.glob("*.html")):
+        page.goto(path.as_uri())
+        assert page.evaluate(TOO_WIDE) == [], path.name
+        if path.name.startswith("02"):
+            page.locator("[id^=attention-] canvas, [id^=attention-] svg").first.wait_for()
+    page.goto((tmp_path / "index.html").as_uri())
+    page.get_by_role("link", name="02", exact=True).click()
+    page.get_by_role("link", name=re.compile("^03 .*→$")).click()
+    assert page.url.endswith("03_ablating_heads_on_mmlu.html")
+    assert outside == []
+    page.close()
