@@ -9,6 +9,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 from conftest import random_llama
@@ -26,6 +27,13 @@ def two_workers():
     yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     ray.shutdown()
+
+
+def close(a: ga.HeadSweep, b: ga.HeadSweep) -> bool:
+    """A worker has one thread where the caller may have more, and sums in another order: the last digits may differ."""
+    return np.array_equal(a.accuracy, b.accuracy, equal_nan=True) and np.allclose(
+        a.logprob, b.logprob, rtol=0, atol=1e-5, equal_nan=True
+    )
 
 
 def logged(lm, folder: Path, **options):
@@ -68,7 +76,7 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
     killer.join(1)
     monkeypatch.undo()
 
-    assert same(spread, local)
+    assert close(spread, local)
     assert len(killed) == 1 and killed[0] in pids(log, "piece")
     todo = sweeps.pieces(tiny, ga.alive_heads(tiny), examples)
     assert len(todo) < len(pids(log, "piece")) <= len(todo) + 1, "one piece was begun twice"
@@ -81,7 +89,7 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
     monkeypatch.setattr(cluster, "evaluate", never)
     monkeypatch.setattr(sweeps, "ExactSweep", never)
     for engine in ("local", "ray"):
-        assert same(ga.sweep_heads(tiny, examples, checkpoint=path, engine=engine, progress=False), local)
+        assert same(ga.sweep_heads(tiny, examples, checkpoint=path, engine=engine, progress=False), spread)
 
 
 @pytest.mark.slow
@@ -89,7 +97,7 @@ def test_what_a_worker_cant_load_alike_is_refused(two_workers, tmp_path):
     lm = ga.load_model("tiny-llama", device="cpu", n_layers=2)
     examples = ga.tasks.mmlu(lm, n=8)
     spread = ga.sweep_heads(lm, examples, ["L1H0"], "mean", examples, engine="ray", progress=False)
-    assert same(spread, ga.sweep_heads(lm, examples, ["L1H0"], "mean", examples, progress=False))
+    assert close(spread, ga.sweep_heads(lm, examples, ["L1H0"], "mean", examples, progress=False))
     path = tmp_path / "sweep.sqlite"
     with ga.ablate(lm, ["L0H1"]), pytest.raises(ValueError, match=r"as a worker loads it answers otherwise.*ablate\(\)"):
         ga.sweep_heads(lm, examples, checkpoint=path, engine="ray", progress=False)
