@@ -45,7 +45,6 @@ class Segment:
     ids: [row, pos]. mask: [row, start + pos], or None without padding. reads: [row, read], positions in `ids` at which
     choices are read off. start: tokens before the first one here. picks: row, read, token, example and choice of each
     log-probability. residual: layer -> [row, pos, d_model] entering it. z: layer -> [row, pos, n_heads * d_head].
-    logits: [row, read, vocabulary].
     """
 
     ids: torch.Tensor
@@ -55,7 +54,6 @@ class Segment:
     picks: torch.Tensor
     residual: dict[int, torch.Tensor] = field(default_factory=dict)
     z: dict[int, torch.Tensor] = field(default_factory=dict)
-    logits: torch.Tensor | None = None
 
 
 def tokens_at_once(lm: LM) -> int:
@@ -106,7 +104,7 @@ class ExactSweep:
     """
 
     def __init__(self, lm: LM, examples: list[Example], mode: str = "zero", reference: list[Example] | None = None):
-        self.lm, self.examples = lm, examples
+        self.lm = lm
         self.rows = [row for i, example in enumerate(examples) for row in token_rows(lm, i, example)]
         self.rows.sort(key=lambda row: -len(row.ids))
         self.mixers, self.last = lm.mixers, lm.n_layers - 1
@@ -115,6 +113,7 @@ class ExactSweep:
         self.budget = tokens_at_once(lm)
         self.layers: list[Seen] = []
         self.segments: list[Segment] = []
+        self.baseline = np.full((1, *self.shape), np.nan)
         self.prefix: Segment | None = None
 
     @torch.no_grad()
@@ -132,11 +131,9 @@ class ExactSweep:
     def _piece(self, piece: tuple[Head, ...]) -> np.ndarray:
         if not self.segments:
             self._record()
-        found = np.full((max(1, len(piece)), *self.shape), np.nan)
         if not piece:
-            for segment in self.segments:
-                read_off(segment, segment.logits, found)
-            return found
+            return self.baseline
+        found = np.full((len(piece), *self.shape), np.nan)
         size = max(1, self.budget // max(segment.ids.numel() for segment in self.segments))
         for first in range(0, len(piece), size):
             heads, cache = piece[first : first + size], None
@@ -206,11 +203,13 @@ class ExactSweep:
         while first < len(self.rows):
             count = max(1, self.budget // (len(self.rows[first].ids) - shared))
             segments.append(segment_of(self.rows[first : first + count], shared, self.lm.device))
-            self._watch(segments[-1], repeated(cache, len(segments[-1].ids)), host)
+            logits = self._watch(segments[-1], repeated(cache, len(segments[-1].ids)), host)
+            read_off(segments[-1], logits, self.baseline)
             first += count
         self.segments = segments
 
-    def _watch(self, segment: Segment, cache, host: bool) -> None:
+    def _watch(self, segment: Segment, cache, host: bool) -> torch.Tensor:
+        """Logits [row, read, vocabulary] of a segment that notes what enters its layers."""
         device = torch.device("cpu") if host else self.lm.device
         with ExitStack() as stack:
             for i, block in enumerate(self.lm.layers):
@@ -219,7 +218,7 @@ class ExactSweep:
                 if self.layers[mixer.layer].norm is not None:
                     keep = lambda z, i=mixer.layer: segment.z.__setitem__(i, z.to(device))  # noqa: E731
                     stack.enter_context(entering(mixer.out_proj, keep))
-            segment.logits = self._forward(segment, 1, cache, segment.reads)
+            return self._forward(segment, 1, cache, segment.reads)
 
     def _is_large(self) -> bool:
         """Whether what is recorded would take more than a quarter of the GPU's free memory."""

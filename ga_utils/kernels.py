@@ -1,7 +1,8 @@
 """mamba-ssm's CUDA kernels: whether this GPU can have them, and whether they agree with plain PyTorch.
 
-The course runs without them. Building them takes 10 to 30 minutes unless the project offers a wheel for just this
-Python, torch and CUDA; Triton, which the Mamba-2 kernel needs, no longer supports GPUs before Ampere (a T4 is one).
+The course runs without them, and has not been run with them. They are compiled, which takes long, unless the project
+offers a wheel for just this Python, torch and CUDA; Triton, which the Mamba-2 kernel needs, no longer supports GPUs before
+Ampere (a T4 is one).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def install_kernels() -> None:
     elif "not installed" not in reason:
         print(f"No kernels here: {reason}. Plain PyTorch serves instead; nothing else changes.")
     else:
-        print("Installing; without a ready wheel this compiles for 10 to 30 minutes.")
+        print("Installing; without a ready wheel this compiles, which takes long.")
         subprocess.run([sys.executable, "-m", "pip", "install", "--no-build-isolation", *PACKAGES], check=True)
         print("Now restart the session (Runtime, Restart session): kernels are looked for when the course is imported. "
               "Then run this cell again: it checks them.")  # fmt: skip

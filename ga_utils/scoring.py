@@ -30,7 +30,10 @@ class Score:
 
     @classmethod
     def of(cls, logprobs: np.ndarray, answers: np.ndarray) -> Score:
-        """The score that these log-probabilities give."""
+        """The score that these log-probabilities give; raises a ValueError that names an example without any."""
+        broken = np.flatnonzero(np.isnan(logprobs).all(1))
+        if len(broken):
+            raise ValueError(f"the model gives no numbers (NaN) on example {broken[0]}: did 16-bit activations overflow?")
         return cls(np.nanargmax(logprobs, axis=1) == answers, logprobs, answers)
 
     @property
@@ -101,9 +104,6 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
         _score_batch(lm, batch, logprobs)
         bar.update(len(batch))
     bar.close()
-    broken = np.flatnonzero(np.isnan(logprobs).all(1))
-    if len(broken):
-        raise ValueError(f"{lm.name} gives no numbers (NaN) on example {broken[0]}: did 16-bit activations overflow?")
     return Score.of(logprobs, np.array([example.answer for example in examples]))
 
 

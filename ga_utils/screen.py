@@ -7,6 +7,7 @@ An estimate, and blind where a saturated softmax hides a head: that is why the b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
@@ -16,9 +17,9 @@ from torch.nn.functional import logsigmoid
 from ga_utils.exact import Segment, segment_of, tokens_at_once
 from ga_utils.heads import Head, replacement_tables
 from ga_utils.items import Example
-from ga_utils.models import LM
+from ga_utils.models import LM, Mixer
 from ga_utils.resume import at, entering
-from ga_utils.scoring import token_rows
+from ga_utils.scoring import Row, token_rows
 
 
 def attribution(
@@ -34,7 +35,7 @@ def attribution(
     """
     mixers = lm.mixers
     tables = replacement_tables(lm, mixers, mode, reference)
-    margins, changes = zip(*(_first_order(lm, batch, mixers, tables) for batch in _batches(lm, examples)))
+    margins, changes = zip(*(_first_order(lm, examples, rows, mixers, tables) for rows in _batches(lm, examples)))
     margin, change = torch.cat(margins), {head: torch.cat([c[head] for c in changes]) for head in heads}
     estimate = np.array([logsigmoid(margin + change[head]).mean().item() for head in heads])
     worst = np.array([logsigmoid(margin - change[head].abs()).mean().item() for head in heads])
@@ -42,22 +43,23 @@ def attribution(
     return estimate, [heads[i] for i in dict.fromkeys(turns)]
 
 
-def _batches(lm: LM, examples: list[Example]):
+def _batches(lm: LM, examples: list[Example]) -> Iterator[list[Row]]:
     """Examples whole, as many as go through at once; the rows of an example must share a batch."""
     rows, n_tokens = [], 0
     for i, example in enumerate(examples):
         new = token_rows(lm, i, example)
         if rows and n_tokens + sum(len(row.ids) for row in new) > tokens_at_once(lm):
-            yield examples, rows
+            yield rows
             rows, n_tokens = [], 0
         rows += new
         n_tokens += sum(len(row.ids) for row in new)
-    yield examples, rows
+    yield rows
 
 
-def _first_order(lm: LM, batch, mixers, tables):
+def _first_order(
+    lm: LM, examples: list[Example], rows: list[Row], mixers: list[Mixer], tables: list[torch.Tensor]
+) -> tuple[torch.Tensor, dict[Head, torch.Tensor]]:
     """Log-odds of the right choice for each example in a batch, [example], and their estimated change, {head: [example]}."""
-    examples, rows = batch
     segment, seen = segment_of(rows, 0, lm.device), {}
     numbers = sorted({row.example for row in rows})
     with torch.enable_grad(), ExitStack() as stack:

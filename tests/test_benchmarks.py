@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
-import hub
 import lm_eval
 import pytest
+import sample_rows
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -28,7 +28,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """All data sets as downloaded, and GA_DATASETS naming the place."""
-    written = hub.write(tmp_path_factory.mktemp("hub"))
+    written = sample_rows.write(tmp_path_factory.mktemp("hub"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         patch.setenv("GA_DATASETS", str(written))
@@ -64,7 +64,7 @@ def ours(examples: list[ga.Example]) -> set[tuple]:
 
 
 @pytest.mark.parametrize("shots", [0, 5])
-@pytest.mark.parametrize("subject", hub.SUBJECTS)
+@pytest.mark.parametrize("subject", sample_rows.SUBJECTS)
 def test_mmlu(folder, subject, shots):
     letters = ga.tasks.mmlu(REAL, n=6, shots=shots, subjects=[subject])
     content = ga.tasks.mmlu_content(REAL, n=6, shots=shots, subjects=[subject])
@@ -96,7 +96,7 @@ def test_the_descriptions_of_all_subjects_follow_one_rule():
 
 @pytest.mark.parametrize("name", FILES)
 def test_knowledge(folder, name):
-    rows = next(iter(hub.REPOS[benchmarks.KNOWLEDGE[name][0].repo].values()))["validation"]
+    rows = next(iter(sample_rows.REPOS[benchmarks.KNOWLEDGE[name][0].repo].values()))["validation"]
     examples = ga.tasks.knowledge(REAL, n=len(rows), sets=[name])
     assert ours(examples) == harness(folder, FILES[name])
     assert {e.task for e in examples} == {name}
@@ -109,9 +109,9 @@ def test_knowledge_is_an_even_mixture(folder):
     assert order != sorted(order, key=list(FILES).index)  # shuffled: a part of the list is a mixture, too
 
 
-@pytest.mark.parametrize("subset", hub.BBH)
+@pytest.mark.parametrize("subset", sample_rows.BBH)
 def test_bbh(folder, subset):
-    examples = ga.tasks.bbh(REAL, n=len(hub.BBH[subset]), sets=[subset])
+    examples = ga.tasks.bbh(REAL, n=len(sample_rows.BBH[subset]), sets=[subset])
     assert ours(examples) == harness(folder, f"leaderboard/bbh_mc/{subset}.yaml", shots=3)
     assert {e.task for e in examples} == {f"leaderboard_bbh_{subset}"}
 

@@ -88,7 +88,7 @@ def test_a_tokenizer_that_ends_every_text_alike_is_noticed(lm, monkeypatch):
 def test_numbers_that_are_none_and_prompts_of_nothing_are_named(lm, tokenizer):
     with torch.no_grad():
         lm.model.lm_head.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match=r"random gives no numbers \(NaN\) on example 0"):
+    with pytest.raises(ValueError, match=r"the model gives no numbers \(NaN\) on example 0"):
         ga.evaluate(lm, [ga.Example("A", (" A", " B"), 0, "t")])
     bare = dataclasses.replace(lm, tokenizer=lambda text: type("Ids", (), {"input_ids": tokenizer(text).input_ids[1:]}))
     with pytest.raises(ValueError, match="example 0 has an empty prompt"):
