@@ -221,7 +221,7 @@ def test_the_site_fits_a_phone_and_asks_nobody(browser, tmp_path):
             page.locator("[id^=attention-] canvas, [id^=attention-] svg").first.wait_for()
     page.goto((tmp_path / "index.html").as_uri())
     page.get_by_role("link", name="02", exact=True).click()
-    page.get_by_role("link", name=re.compile("^03 .*→$")).click()
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name=re.compile("^03 .*→$")).click()
     assert page.url.endswith("03_ablating_heads_on_mmlu.html")
     assert outside == []
     page.close()
