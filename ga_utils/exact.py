@@ -19,8 +19,8 @@ that is more than a quarter of what is free on the GPU; beside them one forward 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,70 +30,10 @@ from ga_utils.heads import Head, replacement_tables
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
 from ga_utils.resume import Seen, at, entering, look, passing, reading, repeated, standing_in
-from ga_utils.scoring import Row, token_rows
+from ga_utils.scoring import Row
+from ga_utils.segments import Segment, common_start, read_off, segment_of, segments_of, tokens_at_once
 
-CPU_TOKENS = 1024  # of a forward pass; with more, activations leave the caches (4,096: a third slower on two cores)
-GPU_TOKENS = 1 << 15  # halved whenever memory runs out
-LEAST_TOKENS = 256
-SHARED = 16  # tokens; a shorter common beginning is not worth a cache
-
-
-@dataclass
-class Segment:
-    """A batch of token rows, and what the recording pass saw in it.
-
-    ids: [row, pos]. mask: [row, start + pos], or None without padding. reads: [row, read], positions in `ids` at which
-    choices are read off. start: tokens before the first one here. picks: row, read, token, example and choice of each
-    log-probability. residual: layer -> [row, pos, d_model] entering it. z: layer -> [row, pos, n_heads * d_head].
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor | None
-    reads: torch.Tensor
-    start: int
-    picks: torch.Tensor
-    residual: dict[int, torch.Tensor] = field(default_factory=dict)
-    z: dict[int, torch.Tensor] = field(default_factory=dict)
-
-
-def tokens_at_once(lm: LM) -> int:
-    """How many tokens a forward pass of a sweep begins with on this device."""
-    return CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS
-
-
-def segment_of(rows: list[Row], start: int, device: torch.device) -> Segment:
-    """Right-pad rows, without their first `start` tokens, into a batch."""
-    width = max(len(row.ids) for row in rows)
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
-    positions = [sorted({p for _, where, _ in row.reads for p in where}) for row in rows]
-    reads = torch.zeros(len(rows), max(map(len, positions)), dtype=torch.long)  # rows that read less read position 0, too
-    picks = []
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        mask[i, : len(row.ids)] = 1
-        reads[i, : len(positions[i])] = torch.tensor([p - start for p in positions[i]])
-        picks += [(i, positions[i].index(p), token, row.example, choice)
-                  for choice, where, tokens in row.reads for p, token in zip(where, tokens)]  # fmt: skip
-    padded = None if mask.all() else mask.to(device)
-    return Segment(ids[:, start:].to(device), padded, reads.to(device), start, torch.tensor(picks).reshape(-1, 5).T)
-
-
-def common_start(rows: list[Row]) -> int:
-    """How many tokens all rows begin with, before anything is read off; 0 if too few to matter."""
-    first, last = (row.ids for row in (min(rows, key=lambda r: r.ids), max(rows, key=lambda r: r.ids)))
-    same = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
-    same = min(same, *(p for row in rows for _, where, _ in row.reads for p in where))
-    return same if same >= SHARED and len(rows) > 1 else 0
-
-
-def read_off(segment: Segment, logits: torch.Tensor, found: np.ndarray) -> None:
-    """Write the log-probabilities of a segment's choices into `found` [head, n_examples, n_choices]."""
-    row, read, token, example, choice = segment.picks
-    logp = logits.float().log_softmax(-1).unflatten(0, (len(found), -1))
-    each = logp[:, row.to(logp.device), read.to(logp.device), token.to(logp.device)].double().cpu().numpy()
-    for sums, values in zip(found, each):
-        sums[example, choice] = 0
-        np.add.at(sums, (example.numpy(), choice.numpy()), values)
+LEAST_TOKENS = 256  # of a forward pass: where halving ends
 
 
 class ExactSweep:
@@ -103,13 +43,11 @@ class ExactSweep:
     has fewer choices. On one machine the same piece gives the same bits each time.
     """
 
-    def __init__(self, lm: LM, examples: list[Example], mode: str = "zero", reference: list[Example] | None = None):
-        self.lm = lm
-        self.rows = [row for i, example in enumerate(examples) for row in token_rows(lm, i, example)]
-        self.rows.sort(key=lambda row: -len(row.ids))
+    def __init__(self, lm: LM, rows: list[Row], mode: str = "zero", reference: list[Example] | None = None):
+        self.lm, self.rows = lm, rows
         self.mixers, self.last = lm.mixers, lm.n_layers - 1
         self.tables = replacement_tables(lm, self.mixers, mode, reference)
-        self.shape = len(examples), max(len(example.choices) for example in examples)
+        self.shape = 1 + max(row.example for row in rows), 1 + max(choice for row in rows for choice, _, _ in row.reads)
         self.budget = tokens_at_once(lm)
         self.layers: list[Seen] = []
         self.segments: list[Segment] = []
@@ -118,9 +56,13 @@ class ExactSweep:
 
     @torch.no_grad()
     def __call__(self, piece: tuple[Head, ...]) -> np.ndarray:
+        return self.halving(self._piece, piece)
+
+    def halving(self, work: Callable, *args):
+        """`work(*args)`; whenever memory runs out, all that was recorded goes, and it is tried with half the tokens at once."""
         while True:
             try:
-                return self._piece(piece)
+                return work(*args)
             except torch.OutOfMemoryError:
                 if self.budget <= LEAST_TOKENS:
                     raise
@@ -128,9 +70,32 @@ class ExactSweep:
                 self.segments, self.prefix = [], None
                 torch.cuda.empty_cache()
 
+    def record(self, share: bool = True, run: Callable = lambda segment, forward: forward()) -> None:
+        """One forward pass over all rows: cut them into segments, and keep what enters each layer.
+
+        Args:
+            share: run what all rows begin with only once; if there is such a beginning, pieces want it so.
+            run: given a segment and what makes its logits [row, read, vocabulary], returns those; may look on.
+        """
+        self.layers = look(self.lm, self.rows[0].ids[:2])
+        simple = all(seen.norm is not None for seen in self.layers) and {m.kind for m in self.mixers} == {"attention"}
+        common = common_start(self.rows) if simple else 0
+        shared = common if share else 0
+        host, cache, segments = self._is_large(), None, []
+        if shared:
+            cache = DynamicCache()
+            self.prefix = segment_of([Row(0, self.rows[0].ids[:shared], [])], 0, self.lm.device)
+            self._watch(self.prefix, cache, host)
+        for segment in segments_of(self.rows, shared, self.budget, self.lm.device):
+            again = repeated(cache, len(segment.ids))
+            logits = run(segment, lambda: self._watch(segment, again, host))  # noqa: B023  called at once
+            read_off(segment, logits, self.baseline)
+            segments.append(segment)
+        self.segments = segments if shared == common else []
+
     def _piece(self, piece: tuple[Head, ...]) -> np.ndarray:
         if not self.segments:
-            self._record()
+            self.record()
         if not piece:
             return self.baseline
         found = np.full((len(piece), *self.shape), np.nan)
@@ -155,7 +120,7 @@ class ExactSweep:
             stack.enter_context(passing(self.lm, self.layers[:layer]))
             if self.layers[layer].norm is None:
                 for mixer in ours:
-                    stack.enter_context(mixer.on_z(lambda z, mixer=mixer: self._ablated(segment, z, mixer, heads)))
+                    stack.enter_context(mixer.on_z(lambda z, mixer=mixer: self._ablated(segment, z.clone(), mixer, heads)))
             else:
                 z = self._ablated(segment, segment.z[layer].to(self.lm.device).repeat(n, 1, 1), ours[0], heads)
                 if layer == self.last:
@@ -178,45 +143,25 @@ class ExactSweep:
         return logits if reads is None else at(logits, torch.searchsorted(keep, reads).repeat(n, 1))
 
     def _ablated(self, segment: Segment, z: torch.Tensor, mixer: Mixer, heads: tuple[Head, ...]) -> torch.Tensor:
-        """z [head * row, pos, n_heads * d_head] with each head's columns replaced in its share of the rows."""
+        """`z` [head * row, pos, n_heads * d_head], each head's columns replaced, in place, in its share of the rows."""
         table = self.tables[self.mixers.index(mixer)]
         instead = table[(segment.start + torch.arange(z.shape[1], device=z.device)) % len(table)]
-        z, rows = z.clone(), len(z) // len(heads)
+        rows = len(z) // len(heads)
         for i, head in enumerate(heads):
             if head.head in mixer.heads:
                 columns = mixer.columns(head.head)
                 z[i * rows : (i + 1) * rows, :, columns] = instead[:, columns]
         return z
 
-    def _record(self) -> None:
-        """One forward pass over all rows: cut them into segments, and keep what enters each layer."""
-        self.layers = look(self.lm, self.rows[0].ids)
-        simple = all(seen.norm is not None for seen in self.layers) and {m.kind for m in self.mixers} == {"attention"}
-        shared = common_start(self.rows) if simple else 0
-        host = self._is_large()
-        cache = None
-        if shared:
-            cache = DynamicCache()
-            self.prefix = segment_of([Row(0, self.rows[0].ids[:shared], [])], 0, self.lm.device)
-            self._watch(self.prefix, cache, host)
-        segments, first = [], 0
-        while first < len(self.rows):
-            count = max(1, self.budget // (len(self.rows[first].ids) - shared))
-            segments.append(segment_of(self.rows[first : first + count], shared, self.lm.device))
-            logits = self._watch(segments[-1], repeated(cache, len(segments[-1].ids)), host)
-            read_off(segments[-1], logits, self.baseline)
-            first += count
-        self.segments = segments
-
     def _watch(self, segment: Segment, cache, host: bool) -> torch.Tensor:
         """Logits [row, read, vocabulary] of a segment that notes what enters its layers."""
         device = torch.device("cpu") if host else self.lm.device
         with ExitStack() as stack:
             for i, block in enumerate(self.lm.layers):
-                stack.enter_context(entering(block, lambda hidden, i=i: segment.residual.__setitem__(i, hidden.to(device))))
+                stack.enter_context(entering(block, lambda x, i=i: segment.residual.update({i: x.detach().to(device)})))
             for mixer in self.mixers:
                 if self.layers[mixer.layer].norm is not None:
-                    keep = lambda z, i=mixer.layer: segment.z.__setitem__(i, z.to(device))  # noqa: E731
+                    keep = lambda z, i=mixer.layer: segment.z.update({i: z.detach().to(device)})  # noqa: E731
                     stack.enter_context(entering(mixer.out_proj, keep))
             return self._forward(segment, 1, cache, segment.reads)
 

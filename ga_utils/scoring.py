@@ -96,8 +96,8 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
         raise ValueError("no examples to evaluate: the list is empty")
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f'batch_size={batch_size!r}: expected "auto" or a positive integer')
-    rows = [row for i, example in enumerate(examples) for row in token_rows(lm, i, example)]
-    rows.sort(key=lambda row: -len(row.ids))  # longest first: little padding, and memory runs out early if at all
+    # Longest first: little padding, and memory runs out early if at all.
+    rows = sorted(rows_of(lm, examples), key=lambda row: -len(row.ids))
     logprobs = np.full((len(examples), max(len(e.choices) for e in examples)), np.nan)
     bar = tqdm(total=len(rows), desc="evaluate", unit="row", delay=3, leave=False)
     for batch in _batches(rows, batch_size, lm.device.type):
@@ -105,6 +105,11 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
         bar.update(len(batch))
     bar.close()
     return Score.of(logprobs, np.array([example.answer for example in examples]))
+
+
+def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
+    """All token rows of all examples, in order."""
+    return [row for i, example in enumerate(examples) for row in token_rows(lm, i, example)]
 
 
 def token_rows(lm: LM, index: int, example: Example) -> list[Row]:

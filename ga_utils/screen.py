@@ -7,91 +7,78 @@ An estimate, and blind where a saturated softmax hides a head: that is why the b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from ga_utils.exact import Segment, segment_of, tokens_at_once
-from ga_utils.heads import Head, replacement_tables
-from ga_utils.items import Example
-from ga_utils.models import LM, Mixer
-from ga_utils.resume import at, entering
-from ga_utils.scoring import Row, token_rows
+from ga_utils.exact import ExactSweep
+from ga_utils.heads import Head
+from ga_utils.resume import entering
+from ga_utils.segments import Segment
+
+LINEAR = 0.5  # nats of log-odds; an estimated change that is larger has left the linear range, and even its sign may be wrong
 
 
-def attribution(
-    lm: LM, examples: list[Example], heads: list[Head], mode: str = "zero", reference: list[Example] | None = None
-) -> tuple[np.ndarray, list[Head]]:
+def attribution(run: ExactSweep, answers: list[int], heads: list[Head]) -> tuple[np.ndarray, list[Head]]:
     """Estimates for all heads, and the heads in the order in which they deserve an exact look.
 
-    Two orders take turns, since each is blind to something: by the estimated log-probability of the right choice among the
-    choices (the better one where effects are small), and by the same with every change taken for a loss (a head on which all
-    hangs is far outside the linear range, where even the sign of its estimate may be wrong).
+    That order is by the estimated log-probability of the right choice, with every change of more than `LINEAR` taken for a
+    loss: a head on which all hangs is far outside the range where a first-order estimate means anything.
+
+    What this pass records, `run` uses for its pieces.
 
     Returns: estimated mean log-probability of the right choice with each head disabled, [len(heads)]; heads, in order.
     """
-    mixers = lm.mixers
-    tables = replacement_tables(lm, mixers, mode, reference)
-    margins, changes = zip(*(_first_order(lm, examples, rows, mixers, tables) for rows in _batches(lm, examples)))
-    margin, change = torch.cat(margins), {head: torch.cat([c[head] for c in changes]) for head in heads}
-    estimate = np.array([logsigmoid(margin + change[head]).mean().item() for head in heads])
-    worst = np.array([logsigmoid(margin - change[head].abs()).mean().item() for head in heads])
-    turns = np.stack([estimate.argsort(kind="stable"), worst.argsort(kind="stable")], 1).flatten()
-    return estimate, [heads[i] for i in dict.fromkeys(turns)]
+    margin, change = run.halving(_first_order, run, answers)  # [example], [example, mixer's head] for each mixer
+    of = {Head(m.layer, head): c[:, head - m.first] for m, c in zip(run.mixers, change) for head in m.heads}
+    estimate = np.array([logsigmoid(margin + of[head]).mean().item() for head in heads])
+    feared = (torch.where(of[head].abs() > LINEAR, -of[head].abs(), of[head]) for head in heads)
+    order = np.array([logsigmoid(margin + change).mean().item() for change in feared]).argsort(kind="stable")
+    return estimate, [heads[i] for i in order]
 
 
-def _batches(lm: LM, examples: list[Example]) -> Iterator[list[Row]]:
-    """Examples whole, as many as go through at once; the rows of an example must share a batch."""
-    rows, n_tokens = [], 0
-    for i, example in enumerate(examples):
-        new = token_rows(lm, i, example)
-        if rows and n_tokens + sum(len(row.ids) for row in new) > tokens_at_once(lm):
-            yield rows
-            rows, n_tokens = [], 0
-        rows += new
-        n_tokens += sum(len(row.ids) for row in new)
-    yield rows
+def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Log-odds of the right choice, [example], and for each mixer their estimated change, [example, head]."""
+    margins = torch.zeros(len(answers))
+    changes = [torch.zeros(len(answers), mixer.n_heads) for mixer in run.mixers]
+
+    def look_on(segment: Segment, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+        seen: dict[int, torch.Tensor] = {}
+        with torch.enable_grad(), ExitStack() as stack:
+            # Gradients begin at the embeddings, also if the weights ask for none.
+            stack.enter_context(entering(run.lm.layers[0], lambda hidden: hidden.detach().requires_grad_()))
+            for k, mixer in enumerate(run.mixers):
+                stack.enter_context(mixer.on_z(lambda z, k=k: seen.__setitem__(k, z)))
+            logits = forward()
+            examples, margin = _log_odds(segment, logits, torch.tensor(answers))
+            gradients = torch.autograd.grad(margin.sum(), [seen[k] for k in range(len(run.mixers))])
+        margins[examples] = margin.detach().float().cpu()
+        example_of = torch.zeros(len(segment.ids), dtype=torch.long).index_copy_(0, segment.picks[0], segment.picks[3])
+        for k, (mixer, table, gradient) in enumerate(zip(run.mixers, run.tables, gradients)):
+            z = seen[k].detach()
+            instead = table[torch.arange(z.shape[1], device=z.device) % len(table)]
+            by_head = ((instead - z) * gradient).float().sum(1).unflatten(-1, (mixer.n_heads, mixer.d_head)).sum(-1)
+            changes[k].index_add_(0, example_of, by_head.cpu())  # by_head: [row, head]
+        return logits.detach()
+
+    run.record(share=False, run=look_on)  # with a shared beginning, the examples' gradients there would be one sum
+    return margins, changes
 
 
-def _first_order(
-    lm: LM, examples: list[Example], rows: list[Row], mixers: list[Mixer], tables: list[torch.Tensor]
-) -> tuple[torch.Tensor, dict[Head, torch.Tensor]]:
-    """Log-odds of the right choice for each example in a batch, [example], and their estimated change, {head: [example]}."""
-    segment, seen = segment_of(rows, 0, lm.device), {}
-    numbers = sorted({row.example for row in rows})
-    with torch.enable_grad(), ExitStack() as stack:
-        # Gradients begin at the embeddings, also if the weights ask for none.
-        stack.enter_context(entering(lm.layers[0], lambda hidden: hidden.detach().requires_grad_()))
-        for k, mixer in enumerate(mixers):
-            stack.enter_context(mixer.on_z(lambda z, k=k: seen.__setitem__(k, z)))
-        margin = _margins(lm, segment, examples, numbers)
-        gradients = torch.autograd.grad(margin.sum(), [seen[k] for k in range(len(mixers))])
-    of_example = torch.tensor([numbers.index(row.example) for row in rows], device=lm.device)
-    change = {}
-    for k, (mixer, table, gradient) in enumerate(zip(mixers, tables, gradients)):
-        z = seen[k].detach()
-        instead = table[torch.arange(z.shape[1], device=z.device) % len(table)]
-        by_row = ((instead - z) * gradient).float().sum(1).unflatten(-1, (mixer.n_heads, mixer.d_head)).sum(-1)  # [row, head]
-        by_example = by_row.new_zeros(len(numbers), mixer.n_heads).index_add_(0, of_example, by_row).cpu()
-        change |= {Head(mixer.layer, head): by_example[:, head - mixer.first] for head in mixer.heads}
-    return margin.detach().float().cpu(), change
+def _log_odds(segment: Segment, logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which examples a segment holds, and the log-odds of the right choice among the choices of each, [example].
 
-
-def _margins(lm: LM, segment: Segment, examples: list[Example], numbers: list[int]) -> torch.Tensor:
-    """Log-odds of the right choice among the choices of each example, [example]; their log sigmoid is its log-probability."""
-    keep = segment.reads.unique()
-    logits = lm.model(
-        input_ids=segment.ids, attention_mask=segment.mask, use_cache=False, logits_to_keep=keep
-    ).logits  # [row, kept position, vocabulary]
-    logp = at(logits, torch.searchsorted(keep, segment.reads)).float().log_softmax(-1)
-    row, read, token, example, choice = segment.picks.to(lm.device)
-    width = max(len(examples[i].choices) for i in numbers)
-    place = torch.tensor([numbers.index(i) for i in example.tolist()], device=lm.device)
-    total = logp.new_zeros(len(numbers), width).index_put((place, choice), logp[row, read, token], accumulate=True)
-    absent = torch.tensor([[c >= len(examples[i].choices) for c in range(width)] for i in numbers], device=lm.device)
-    right = torch.tensor([[examples[i].answer] for i in numbers], device=lm.device)
-    wrong = total.masked_fill(absent, -torch.inf).scatter(1, right, -torch.inf)
-    return total.gather(1, right)[:, 0] - wrong.logsumexp(1)
+    Their log sigmoid is the right choice's log-probability among the choices.
+    """
+    row, read, token, example, choice = segment.picks
+    examples, place = example.unique(return_inverse=True)
+    logp = logits.float().log_softmax(-1)[row, read, token]
+    shape = len(examples), int(choice.max()) + 1
+    total = logp.new_zeros(shape).index_put((place.to(logp.device), choice.to(logp.device)), logp, accumulate=True)
+    present = torch.zeros(shape, dtype=torch.bool).index_put((place, choice), torch.tensor(True)).to(logp.device)
+    right = answers[examples].unsqueeze(1).to(logp.device)
+    wrong = total.masked_fill(~present, -torch.inf).scatter(1, right, -torch.inf)
+    return examples, total.gather(1, right)[:, 0] - wrong.logsumexp(1)

@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 
 from ga_utils.checkpoint import MEMORY, Checkpoint, Piece, identity
 from ga_utils.cluster import Run, on_ray
-from ga_utils.exact import ExactSweep, tokens_at_once
+from ga_utils.exact import ExactSweep
 from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_layers, truncate
 from ga_utils.items import Example
 from ga_utils.models import LM
-from ga_utils.scoring import Score, evaluate, token_rows
+from ga_utils.scoring import Row, Score, evaluate, rows_of
 from ga_utils.screen import attribution
+from ga_utils.segments import tokens_at_once
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,17 @@ def sweep_heads(
     if not examples:
         raise ValueError("no examples to sweep with: the list is empty")
     heads, estimate = alive_heads(lm) if heads is None else list(dict.fromkeys(check_heads(lm, heads))), None
+    rows = rows_of(lm, examples)
+    make = partial(ExactSweep, rows=rows, mode=mode, reference=reference)
     if method == "screen":
-        values, order = attribution(lm, examples, heads, mode, reference)
+        run = make(lm)
+        values, order = attribution(run, [example.answer for example in examples], heads)
+        make = make if engine == "ray" else lambda lm: run  # what it has recorded by now is of use again
         estimate = np.full((lm.n_layers, lm.n_heads), np.nan)
         for head, value in zip(heads, values):
             estimate[head.layer, head.head] = value
         heads = sorted(order[: k or max(SCREENED, len(heads) // SCREENED)])
-    todo = pieces(lm, heads, examples)
-    make = partial(ExactSweep, examples=examples, mode=mode, reference=reference)
+    todo = pieces(lm, heads, rows)
     # Without a checkpoint the same code runs on a database in memory, which nothing can be confused with.
     who = identity(lm, examples, mode, reference, method) if checkpoint else {}
     with Checkpoint(checkpoint or MEMORY, who) as done:
@@ -133,11 +137,10 @@ def sweep_heads(
         return _table(lm, examples, {piece: done.get(piece) for piece in todo}, estimate)
 
 
-def pieces(lm: LM, heads: list[Head], examples: list[Example]) -> list[Piece]:
+def pieces(lm: LM, heads: list[Head], rows: list[Row]) -> list[Piece]:
     """The work in portions that are finished, or lost, as a whole: first the baseline, then heads of one layer each, as
     many as go through the model in one batch."""
-    n_tokens = sum(len(row.ids) for i, example in enumerate(examples) for row in token_rows(lm, i, example))
-    size = max(1, tokens_at_once(lm) // n_tokens)
+    size = max(1, tokens_at_once(lm) // sum(len(row.ids) for row in rows))
     layers: dict[int, list[Head]] = {}
     for head in heads:
         layers.setdefault(head.layer, []).append(head)
@@ -151,7 +154,7 @@ def _locally(lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Cal
         yield piece, run(piece)
 
 
-SCREENED = 16
+SCREENED = 10
 METHODS = ("exact", "screen")
 ENGINES = {"local": _locally, "ray": on_ray}
 

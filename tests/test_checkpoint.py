@@ -121,8 +121,8 @@ def test_what_another_process_finished_meanwhile_is_not_computed_again(tmp_path,
     """The other process is a sweep that runs whole while this one is at its first piece."""
     path, examples, original = tmp_path / "sweep.sqlite", ga.tasks.mmlu(lm, n=30), sweeps.ExactSweep
 
-    def interleaved(lm, examples, mode, reference):
-        run = original(lm, examples, mode, reference)
+    def interleaved(lm, **options):
+        run = original(lm, **options)
 
         def first(piece):
             sweeps.ExactSweep = original

@@ -17,6 +17,7 @@ from test_checkpoint import same
 
 import ga_utils as ga
 from ga_utils import checkpoint, cluster, sweeps
+from ga_utils.scoring import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
 
     assert close(spread, local)
     assert len(killed) == 1 and killed[0] in pids(log, "piece")
-    todo = sweeps.pieces(tiny, ga.alive_heads(tiny), examples)
+    todo = sweeps.pieces(tiny, ga.alive_heads(tiny), rows_of(tiny, examples))
     assert len(todo) < len(pids(log, "piece")) <= len(todo) + 1, "one piece was begun twice"
     loads = pids(log, "load")
     assert len(loads) == len(set(loads)) == 3, "two workers and the one that took the place of the killed: a load each"

@@ -9,8 +9,10 @@ import torch
 from conftest import random_llama
 
 import ga_utils as ga
-from ga_utils import exact
-from ga_utils.exact import ExactSweep, common_start
+from ga_utils import segments
+from ga_utils.exact import ExactSweep
+from ga_utils.scoring import rows_of
+from ga_utils.segments import common_start
 
 FEW_SHOT = "Dictionary:\napple: 17\nlamp: 4\ndrum: 52\nQuestion: what is the value of lamp?\nAnswer: 4\n"
 
@@ -30,7 +32,7 @@ def examples_of(lm, rng):
 
 
 def largest_gap(lm, examples, heads, mode="zero", reference=None):
-    run, gaps = ExactSweep(lm, examples, mode, reference), []
+    run, gaps = ExactSweep(lm, rows_of(lm, examples), mode, reference), []
     pairs = [(run(())[0], ga.evaluate(lm, examples).logprobs)]
     for layer in {head.layer for head in heads}:
         piece = tuple(head for head in heads if head.layer == layer)
@@ -57,7 +59,7 @@ def test_every_family_and_mode_equals_the_plain_loop(family, mode, tokenizer):
 def test_random_shapes(trial, tokenizer, monkeypatch):
     """Layers, heads, grouped queries, batch sizes, shared beginnings: whatever comes."""
     rng = random.Random(trial)
-    monkeypatch.setattr(exact, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
+    monkeypatch.setattr(segments, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
     n_heads = rng.choice([1, 2, 4, 6])
     groups = rng.choice([k for k in (1, 2, 3, 6) if n_heads % k == 0])
     shape = {"num_hidden_layers": rng.randint(1, 5), "num_attention_heads": n_heads, "num_key_value_heads": groups}
@@ -71,7 +73,7 @@ def test_random_shapes(trial, tokenizer, monkeypatch):
 @pytest.mark.parametrize("mode", ["zero", "mean", "resample"])
 def test_a_shared_beginning_is_run_once_and_changes_nothing(mode, lm, monkeypatch):
     examples = [ga.tasks.Example(FEW_SHOT * 2 + e.prompt, e.choices, e.answer, e.task) for e in ga.tasks.mmlu(lm, n=6)]
-    run = ExactSweep(lm, examples, mode, examples[:2])
+    run = ExactSweep(lm, rows_of(lm, examples), mode, examples[:2])
     seen, forward = [], type(lm.model).forward
 
     def noted(self, *args, **kwargs):
@@ -103,7 +105,7 @@ def test_inside_other_context_managers(family, tokenizer):
 def test_layers_before_are_not_run_and_the_last_makes_only_what_is_read(lm):
     """Counted at the modules themselves: tokens that go through each MLP."""
     examples = ga.tasks.mmlu(lm, n=3)
-    run = ExactSweep(lm, examples)
+    run = ExactSweep(lm, rows_of(lm, examples))
     run(())
     tokens = [0] * lm.n_layers
 
@@ -120,7 +122,7 @@ def test_layers_before_are_not_run_and_the_last_makes_only_what_is_read(lm):
 
 def test_running_out_of_memory_halves_the_batch(lm, monkeypatch):
     examples, run, failed = ga.tasks.mmlu(lm, n=24), None, []
-    run = ExactSweep(lm, examples)
+    run = ExactSweep(lm, rows_of(lm, examples))
     expected, forward = run((ga.Head(1, 1),)), type(lm.model).forward
 
     def small(self, *args, **kwargs):
@@ -129,21 +131,21 @@ def test_running_out_of_memory_halves_the_batch(lm, monkeypatch):
             raise torch.OutOfMemoryError("too much")
         return forward(self, *args, **kwargs)
 
-    recorded = ExactSweep(lm, examples)
+    recorded = ExactSweep(lm, rows_of(lm, examples))
     recorded(())
     monkeypatch.setattr(type(lm.model), "forward", small)
-    for again in (ExactSweep(lm, examples), recorded):  # out of memory while recording, or only afterwards
+    for again in (ExactSweep(lm, rows_of(lm, examples)), recorded):  # out of memory while recording, or only afterwards
         failed.clear()
         assert np.abs(again((ga.Head(1, 1),)) - expected).max() < 1e-4 and failed and again.budget < run.budget
     monkeypatch.setattr(type(lm.model), "forward", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("none at all")))
     with pytest.raises(torch.OutOfMemoryError):
-        ExactSweep(lm, examples)((ga.Head(1, 1),))
+        ExactSweep(lm, rows_of(lm, examples))((ga.Head(1, 1),))
 
 
 def test_an_interrupted_sweep_leaves_the_model_as_it_was(lm, monkeypatch):
     examples, run = ga.tasks.mmlu(lm, n=2), None
     expected, layers = ga.evaluate(lm, examples).logprobs, lm.layers
-    run = ExactSweep(lm, examples)
+    run = ExactSweep(lm, rows_of(lm, examples))
     run(())
     monkeypatch.setattr(type(lm.layers[2].mlp), "forward", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -154,6 +156,6 @@ def test_an_interrupted_sweep_leaves_the_model_as_it_was(lm, monkeypatch):
 
 def test_common_start_stops_before_the_first_read(tokenizer):
     lm = random_llama(tokenizer, 6)
-    rows = ExactSweep(lm, [ga.tasks.Example(FEW_SHOT, (" 4", " 17"), 0, "x")] * 2).rows
+    rows = rows_of(lm, [ga.tasks.Example(FEW_SHOT, (" 4", " 17"), 0, "x")] * 2)
     assert common_start(rows) == len(rows[0].ids) - 1
     assert common_start(rows[:1]) == 0

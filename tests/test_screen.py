@@ -8,8 +8,14 @@ from torch.nn.functional import logsigmoid
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ga_utils as ga
+from ga_utils.exact import ExactSweep
 from ga_utils.registry import TINY
+from ga_utils.scoring import rows_of
 from ga_utils.screen import attribution
+
+
+def attributed(lm, examples, heads, *mode):
+    return attribution(ExactSweep(lm, rows_of(lm, examples), *mode), [e.answer for e in examples], heads)
 
 
 def log_odds(lm, examples):
@@ -25,7 +31,7 @@ def test_the_estimate_is_the_derivative(family, tokenizer):
     lm = families.build(family, tokenizer, torch.float64)
     examples = ga.tasks.mmlu(lm, n=3) + ga.tasks.knowledge(lm, n=2)
     heads = [ga.alive_heads(lm)[i] for i in (0, 5, -1)]
-    estimate, _ = attribution(lm, examples, heads)
+    estimate, _ = attributed(lm, examples, heads)
     for head, value in zip(heads, estimate):
         (mixer,) = [m for m in lm.mixers if m.layer == head.layer and head.head in m.heads]
 
@@ -79,9 +85,9 @@ def test_the_report_says_what_was_exact(lm):
 def test_frozen_weights_and_modes(lm):
     examples, reference = ga.tasks.mmlu(lm, n=6), ga.tasks.mmlu(lm, n=3, seed=5)
     heads = ga.alive_heads(lm)
-    free, _ = attribution(lm, examples, heads, "mean", reference)
+    free, _ = attributed(lm, examples, heads, "mean", reference)
     lm.model.requires_grad_(False)
-    frozen, _ = attribution(lm, examples, heads, "mean", reference)
-    zero, _ = attribution(lm, examples, heads)
+    frozen, _ = attributed(lm, examples, heads, "mean", reference)
+    zero, _ = attributed(lm, examples, heads)
     assert np.array_equal(free, frozen) and not np.allclose(free, zero)
     assert all(p.grad is None for p in lm.model.parameters())
