@@ -29,9 +29,9 @@ from transformers import DynamicCache
 from ga_utils.heads import Head, replacement_tables
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
-from ga_utils.resume import Seen, at, entering, look, passing, reading, repeated, standing_in
+from ga_utils.resume import Seen, adding, at, entering, factor, look, passing, reading, repeated, standing_in
 from ga_utils.scoring import Row
-from ga_utils.segments import Segment, common_start, read_off, segment_of, segments_of, tokens_at_once
+from ga_utils.segments import Behind, Segment, common_start, read_off, segment_of, segments_of, tokens_at_once
 
 LEAST_TOKENS = 256  # of a forward pass: where halving ends
 
@@ -113,25 +113,43 @@ class ExactSweep:
     def _pass(self, segment: Segment, heads: tuple[Head, ...], cache) -> torch.Tensor:
         """Logits [head * row, read, vocabulary] with each head disabled in its share of the rows."""
         layer, n = heads[0].layer, len(heads)
-        residual = segment.residual[layer].to(self.lm.device).repeat(n, 1, 1)
-        reads = segment.reads.repeat(n, 1)
-        ours = [mixer for mixer in self.mixers if mixer.layer == layer]
+        residual, reads = segment.residual[layer].to(self.lm.device), segment.reads.repeat(n, 1)
+        short = self.layers[self.last].norm is not None
         with ExitStack() as stack:
             stack.enter_context(passing(self.lm, self.layers[:layer]))
             if self.layers[layer].norm is None:
-                for mixer in ours:
-                    stack.enter_context(mixer.on_z(lambda z, mixer=mixer: self._ablated(segment, z.clone(), mixer, heads)))
+                for mixer in (mixer for mixer in self.mixers if mixer.layer == layer):
+                    stack.enter_context(mixer.on_z(lambda z, mixer=mixer: self._ablated(segment, z, mixer, heads)))
             else:
-                z = self._ablated(segment, segment.z[layer].to(self.lm.device).repeat(n, 1, 1), ours[0], heads)
-                if layer == self.last:
-                    residual, z = at(residual, reads), at(z, reads)
-                output, n_tokens = ours[0].out_proj(z), segment.ids.shape[1]
-                stack.enter_context(standing_in(ours[0], self.layers[layer], output, n_tokens))
+                self._behind(stack, segment, residual, heads)
+            residual = residual.repeat(n, 1, 1)
             stack.enter_context(entering(self.lm.layers[layer], lambda hidden: residual))
-            short = self.layers[self.last].norm is not None
             if short and layer < self.last:
                 stack.enter_context(reading(self.mixers[-1], self.layers[self.last].norm, reads))
             return self._forward(segment, n, cache, None if short else segment.reads)
+
+    def _behind(self, stack: ExitStack, segment: Segment, residual: torch.Tensor, heads: tuple[Head, ...]) -> None:
+        """Enter a layer behind its heads: its mixer makes what it made, but for what each disabled head changes."""
+        layer = heads[0].layer
+        (mixer,) = (mixer for mixer in self.mixers if mixer.layer == layer)
+        seen, z, n_tokens = self.layers[layer], segment.z[layer].to(self.lm.device), segment.ids.shape[1]
+        if segment.behind is None or segment.behind.layer != layer:
+            segment.behind = Behind(layer, mixer.out_proj(z))
+            if seen.second and layer < self.last:
+                total = residual + segment.behind.mixed
+                made = seen.second(total)
+                segment.behind.factor = factor(seen.second, total, made).reshape(-1, 1)
+                segment.behind.projected = [linear(made).flatten(0, 1) for linear in seen.linears]
+        columns = [mixer.columns(head.head) for head in heads]
+        instead = self._instead(segment, mixer)
+        instead = instead[segment.reads] if layer == self.last else instead  # z is no longer there
+        change = torch.stack([instead[..., c] - z[..., c] for c in columns])  # [head, row, pos, d_head]
+        out = torch.stack([mixer.out_proj.weight[:, c] for c in columns])  # [head, d_model, d_head]
+        mixed = segment.behind.mixed
+        if seen.second and layer < self.last:
+            stack.enter_context(adding(seen, segment.behind.factor, segment.behind.projected, change.flatten(1, 2), out))
+        output = torch.baddbmm(mixed.flatten(0, 1), change.flatten(1, 2), out.mT).unflatten(1, mixed.shape[:2]).flatten(0, 1)
+        stack.enter_context(standing_in(mixer, seen, output, n_tokens))
 
     def _forward(self, segment: Segment, n: int, cache, reads: torch.Tensor | None) -> torch.Tensor:
         """Hugging Face's forward on n copies of a segment; `reads`: make logits there, if not at all positions left."""
@@ -142,11 +160,14 @@ class ExactSweep:
         ).logits  # fmt: skip
         return logits if reads is None else at(logits, torch.searchsorted(keep, reads).repeat(n, 1))
 
-    def _ablated(self, segment: Segment, z: torch.Tensor, mixer: Mixer, heads: tuple[Head, ...]) -> torch.Tensor:
-        """`z` [head * row, pos, n_heads * d_head], each head's columns replaced, in place, in its share of the rows."""
+    def _instead(self, segment: Segment, mixer: Mixer) -> torch.Tensor:
+        """What stands in for z in a segment: [pos, n_heads * d_head]."""
         table = self.tables[self.mixers.index(mixer)]
-        instead = table[(segment.start + torch.arange(z.shape[1], device=z.device)) % len(table)]
-        rows = len(z) // len(heads)
+        return table[(segment.start + torch.arange(segment.ids.shape[1], device=table.device)) % len(table)]
+
+    def _ablated(self, segment: Segment, z: torch.Tensor, mixer: Mixer, heads: tuple[Head, ...]) -> torch.Tensor:
+        """z [head * row, pos, n_heads * d_head] with each head's columns replaced in its share of the rows."""
+        z, rows, instead = z.clone(), len(z) // len(heads), self._instead(segment, mixer)
         for i, head in enumerate(heads):
             if head.head in mixer.heads:
                 columns = mixer.columns(head.head)
@@ -156,14 +177,17 @@ class ExactSweep:
     def _watch(self, segment: Segment, cache, host: bool) -> torch.Tensor:
         """Logits [row, read, vocabulary] of a segment that notes what enters its layers."""
         device = torch.device("cpu") if host else self.lm.device
+        norm = self.layers[self.last].norm
         with ExitStack() as stack:
+            if norm is not None:
+                stack.enter_context(reading(self.mixers[-1], norm, segment.reads))
             for i, block in enumerate(self.lm.layers):
                 stack.enter_context(entering(block, lambda x, i=i: segment.residual.update({i: x.detach().to(device)})))
             for mixer in self.mixers:
                 if self.layers[mixer.layer].norm is not None:
                     keep = lambda z, i=mixer.layer: segment.z.update({i: z.detach().to(device)})  # noqa: E731
                     stack.enter_context(entering(mixer.out_proj, keep))
-            return self._forward(segment, 1, cache, segment.reads)
+            return self._forward(segment, 1, cache, segment.reads if norm is None else None)
 
     def _is_large(self) -> bool:
         """Whether what is recorded would take more than a quarter of the GPU's free memory."""

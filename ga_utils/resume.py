@@ -24,11 +24,15 @@ class Seen:
     norm: the module that runs before its only mixer, if the layer is `x + mixer(norm(x))` and more: such a layer can be
     entered behind its heads. None for all others.
     returns, mixer_returns: length of the tuple that the layer, and its mixer, returns; 0 for a bare tensor.
+    second: the norm that gets `x + mixer(norm(x))`, if all that it does is to scale each position and each channel.
+    linears: the projections that get what `second` makes.
     """
 
     norm: nn.Module | None
     returns: int
     mixer_returns: int = 0
+    second: nn.Module | None = None
+    linears: tuple[nn.Linear, ...] = ()
 
 
 class Passed(nn.Module):
@@ -108,15 +112,22 @@ def standing_in(mixer: Mixer, seen: Seen, output: torch.Tensor, n_tokens: int) -
         count_tokens(kwargs.get("past_key_values"), mixer.layer, output, n_tokens)
         return wrapped(output, seen.mixer_returns)
 
-    before = mixer.module.__dict__.get("forward")  # accelerate, too, replaces a module's forward
-    mixer.module.forward = forward
+    with replaced(mixer.module, forward):
+        yield
+
+
+@contextmanager
+def replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """`forward(*args, **kwargs)` runs whenever the module is called."""
+    before = module.__dict__.get("forward")  # accelerate, too, replaces a module's forward
+    module.forward = forward
     try:
         yield
     finally:
         if before is None:
-            del mixer.module.forward
+            del module.forward
         else:
-            mixer.module.forward = before
+            module.forward = before
 
 
 @contextmanager
@@ -143,16 +154,19 @@ def look(lm: LM, ids: list[int]) -> list[Seen]:
     # With hooks of others in place (`ablate`, `replace_head`), no layer may be entered in the middle: they might not run.
     watched = any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
     calls: list[list[tuple]] = [[] for _ in lm.layers]  # of each layer: module, input, output, in order of their ends
+    linear: list[list[tuple]] = [[] for _ in lm.layers]  # the same of all linear projections inside
     starts: dict[nn.Module, torch.Tensor] = {}
     ends: dict[nn.Module, object] = {}
     with ExitStack() as stack:
         for i, block in enumerate(lm.layers):
             stack.enter_context(entering(block, lambda hidden, block=block: starts.__setitem__(block, hidden)))
             stack.callback(block.register_forward_hook(lambda m, args, out: ends.__setitem__(m, out)).remove)
-            for module in {*block.children(), *(part for m in mixers if m.layer == i for part in (m.module, m.out_proj))}:
+            parts = {*block.children(), *(part for m in mixers if m.layer == i for part in (m.module, m.out_proj))}
+            inside = [module for module in block.modules() if type(module) is nn.Linear and module.bias is None]
+            for module, notes in [*((part, calls[i]) for part in parts), *((part, linear[i]) for part in inside)]:
 
-                def note(module, args, kwargs, output, i=i):
-                    calls[i].append((module, args[0] if args else kwargs.get("hidden_states"), output))
+                def note(module, args, kwargs, output, notes=notes):
+                    notes.append((module, args[0] if args else kwargs.get("hidden_states"), output))
 
                 stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
         lm.model(input_ids=torch.tensor([ids], device=lm.device), use_cache=False, logits_to_keep=1)
@@ -165,18 +179,77 @@ def look(lm: LM, ids: list[int]) -> list[Seen]:
             norm = _norm_before(ours[0], starts[block], calls[i])
         mixed = next((out for module, _, out in calls[i] if ours and module is ours[0].module), None)
         returns, mixer_returns = (len(out) if isinstance(out, tuple) else 0 for out in (ends[block], mixed))
-        seen.append(Seen(norm, returns, mixer_returns))
+        mixed = mixed[0] if isinstance(mixed, tuple) else mixed
+        second, linears = _norm_behind(starts[block] + mixed, calls[i], linear[i]) if norm else (None, ())
+        seen.append(Seen(norm, returns, mixer_returns, second, linears))
     return seen
 
 
 def _norm_before(mixer: Mixer, entered: torch.Tensor, calls: list[tuple]) -> nn.Module | None:
     """The first module of a layer, if it gets the layer's input, the mixer alone gets what it makes, and the mixer returns
-    just what its output projection makes."""
+    just what its output projection, a plain one, makes."""
     norm, given, made = calls[0]
-    if given is not entered or norm is mixer.module or norm is mixer.out_proj:
+    if given is not entered or norm is mixer.module or norm is mixer.out_proj or type(mixer.out_proj) is not nn.Linear:
         return None
     users = [module for module, x, _ in calls[1:] if x is made or x is entered]
     outputs = {module: out for module, _, out in calls}
     mixed, projected = outputs.get(mixer.module), outputs.get(mixer.out_proj)
     mixed = mixed[0] if isinstance(mixed, tuple) else mixed
     return norm if users == [mixer.module] and mixed is not None and mixed is projected else None
+
+
+def _norm_behind(total: torch.Tensor, calls: list[tuple], linear: list[tuple]) -> tuple[nn.Module | None, tuple]:
+    """`second` and `linears` of a layer whose residual stream is `total` behind its mixer; see `Seen`.
+
+    Not in 16 bits: there it shows that what is computed in another order is rounded elsewhere.
+    """
+    if total.dtype not in (torch.float32, torch.float64):
+        return None, ()
+    for module, given, made in calls:
+        weight = getattr(module, "weight", None)
+        if weight is not None and weight.ndim == 1 and given.shape == total.shape and torch.equal(given, total):
+            linears = tuple(projection for projection, x, _ in linear if x is made)
+            if linears and torch.allclose(given * weight * factor(module, given, made), made, atol=1e-5):
+                return module, linears
+    return None, ()
+
+
+def factor(norm: nn.Module, given: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    """By what a norm scaled each position, besides its weight: [..., 1]; 0 where there was nothing to scale."""
+    before, after = ((given * norm.weight).norm(dim=-1, keepdim=True), made.norm(dim=-1, keepdim=True))
+    return after / before.clamp_min(torch.finfo(made.dtype).tiny)
+
+
+@contextmanager
+def adding(
+    seen: Seen, factor_before: torch.Tensor, made_before: list[torch.Tensor], change: torch.Tensor, out: torch.Tensor
+) -> Iterator[None]:
+    """The projections behind a layer's heads make what they made with nothing disabled, and what the change adds to it.
+
+    A projection V behind a norm with weights w makes s V(w x) of the residual stream x, where s is the norm's factor for a
+    position. Of x + O c it makes t V(w x) + t V(w O) c: the first is known but for the new factor t, and c has only a
+    head's few columns.
+
+    factor_before: s, [row * pos, 1]. made_before: for each of `linears` s V(w x), [row * pos, d_out].
+    change: c, [head, row * pos, d_head]. out: O, a head's columns of the output projection, [head, d_model, d_head].
+    """
+    factors: list[torch.Tensor] = []
+
+    def measure(module, args, made):
+        factors[:] = [factor(module, args[0], made).reshape(len(change), -1, 1)]
+
+    def maker(linear: nn.Linear, made: torch.Tensor) -> Callable:
+        through = linear.weight @ (seen.second.weight[:, None] * out)  # [head, d_out, d_head]
+
+        def forward(hidden):
+            (new,) = factors
+            ratio = (new / factor_before).nan_to_num(0, posinf=0)  # nothing known: nothing to scale
+            return (made * ratio).baddbmm_(change * new, through.mT).reshape(*hidden.shape[:-1], -1)
+
+        return forward
+
+    with ExitStack() as stack:
+        stack.callback(seen.second.register_forward_hook(measure).remove)
+        for linear, made in zip(seen.linears, made_before):
+            stack.enter_context(replaced(linear, maker(linear, made)))
+        yield

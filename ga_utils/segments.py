@@ -18,12 +18,26 @@ SHARED = 16  # tokens; a shorter common beginning is not worth a cache
 
 
 @dataclass
+class Behind:
+    """What a segment's tokens are just behind the heads of one layer, with nothing disabled.
+
+    mixed: what the mixer returns, [row, pos, d_model]. factor, projected: see `resume.adding`.
+    """
+
+    layer: int
+    mixed: torch.Tensor
+    factor: torch.Tensor | None = None
+    projected: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass
 class Segment:
     """A batch of token rows, and what the recording pass saw in it.
 
     ids: [row, pos]. mask: [row, start + pos], or None without padding. reads: [row, read], positions in `ids` at which
     choices are read off. start: tokens before the first one here. picks: row, read, token, example and choice of each
     log-probability. residual: layer -> [row, pos, d_model] entering it. z: layer -> [row, pos, n_heads * d_head].
+    behind: of the layer whose heads have their turn.
     """
 
     ids: torch.Tensor
@@ -33,6 +47,7 @@ class Segment:
     picks: torch.Tensor
     residual: dict[int, torch.Tensor] = field(default_factory=dict)
     z: dict[int, torch.Tensor] = field(default_factory=dict)
+    behind: Behind | None = None
 
 
 def tokens_at_once(lm: LM) -> int:
