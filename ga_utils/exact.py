@@ -6,6 +6,7 @@ A piece then starts in the middle of layer l:
 
     layers 0..l-1   hand their input on                                       nothing computed
     layer l         recorded residual + out_proj(recorded z, head disabled)   its attention or scan is not run again
+                    projections behind an RMS norm: the known result, scaled  and what the head's few columns add to it
     layers l+1..    as ever
     last layer      mixed at all positions, all else only where a choice is read off
 
@@ -14,7 +15,8 @@ its keys and values serve all prompts. Layers that are not `x + mixer(norm(x))` 
 run whole from their recorded residual; inside `ablate` or another context manager, all layers are.
 
 Memory: residuals and z of all layers are kept, about 2 * n_layers * tokens * d_model numbers, in the machine's memory if
-that is more than a quarter of what is free on the GPU; beside them one forward pass over `budget` tokens.
+that is more than a quarter of what is free on the GPU; of the layer whose heads have their turn, what its mixer returns and,
+in 32 bits, what two projections make, tokens * (d_model + 2 * d_ff); beside them one forward pass over `budget` tokens.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from conftest import random_llama
 import ga_utils as ga
 from ga_utils import segments
 from ga_utils.exact import ExactSweep
+from ga_utils.resume import look, replaced
 from ga_utils.scoring import rows_of
 from ga_utils.segments import common_start
 
@@ -118,6 +119,35 @@ def test_layers_before_are_not_run_and_the_last_makes_only_what_is_read(lm):
         handle.remove()
     width = max(len(row.ids) for row in run.rows)
     assert tokens == [0, 2 * 3 * width, 2 * 3]
+
+
+def test_behind_the_heads_projections_take_only_what_the_head_changes(lm, monkeypatch):
+    """Once a layer has been entered, its MLP's first two weights see no token again; the layers after it see all."""
+    run, used = ExactSweep(lm, rows_of(lm, ga.tasks.mmlu(lm, n=3))), []
+    run((ga.Head(0, 0),))
+    forward = torch.nn.Linear.forward
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: (used.append(self), forward(self, x))[1])
+    run((ga.Head(0, 1), ga.Head(0, 3)))
+    first, second = (layer.mlp for layer in lm.layers[:2])
+    assert first.down_proj in used and {first.gate_proj, first.up_proj}.isdisjoint(used)
+    assert {second.gate_proj, second.up_proj, second.down_proj} <= {*used}
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "found"),
+    [("llama", torch.float32, True), ("llamba", torch.float32, True), ("llama", torch.bfloat16, False),
+     ("mamba2", torch.float32, False)],
+)  # fmt: skip
+def test_a_norm_that_only_scales_is_told_from_what_it_does(family, dtype, found, tokenizer):
+    lm = families.build(family, tokenizer, dtype)
+    seen = look(lm, [5, 7, 9])
+    assert all(layer.norm is not None and (layer.second is not None) == found for layer in seen)
+    if found:
+        norm = seen[1].second
+        for change in (lambda made: made + 0.1, lambda made: made * made.abs()):
+            forward = norm.forward
+            with replaced(norm, lambda x: change(forward(x))):  # noqa: B023
+                assert [layer.second is not None for layer in look(lm, [5, 7, 9])] == [i != 1 for i in range(lm.n_layers)]
 
 
 def test_running_out_of_memory_halves_the_batch(lm, monkeypatch):
