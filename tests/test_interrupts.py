@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ class Kernel:
                 return text
 
     def interrupt(self):
+        time.sleep(0.03)  # to the middle of the piece, where the model is least like itself
         self.manager.interrupt_kernel()
 
     def restart(self):
@@ -96,7 +98,7 @@ def undisturbed(kernel):
     return re.search(r"answers \w+", answers)[0], re.search(r"result \w+", result)[0]
 
 
-@pytest.mark.parametrize("at", [1, 9])
+@pytest.mark.parametrize("at", [1, 12])
 def test_an_interrupted_cell_run_again_goes_on_where_it_was(at, kernel, undisturbed, tmp_path):
     answers, result = undisturbed
     path = tmp_path / "sweep.sqlite"
@@ -113,7 +115,7 @@ def test_an_interrupted_cell_run_again_goes_on_where_it_was(at, kernel, undistur
 
 def test_without_a_file_an_interrupted_cell_begins_anew(kernel, undisturbed):
     answers, result = undisturbed
-    output = kernel.run(SWEEP.format(None), 6, kernel.interrupt)
+    output = kernel.run(SWEEP.format(None), 8, kernel.interrupt)
     assert output.endswith("KeyboardInterrupt") and "result" not in output
     assert answers in kernel.run(EVALUATE)
     output = kernel.run(SWEEP.format(None))
