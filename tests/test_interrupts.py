@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,18 @@ def test_a_restarted_kernel_goes_on_where_the_last_one_was(kernel, undisturbed, 
     assert answers in kernel.run(SETUP)
     output = kernel.run(cell)
     assert result in output and output.count("piece") == PIECES - kept
+
+
+def test_kernels_at_once_share_one_file_and_the_models_folder(kernel, undisturbed, tmp_path):
+    """Both begin at the same moment; each gets the whole result."""
+    answers, result = undisturbed
+    path = tmp_path / "sweep.sqlite"
+    cell = SWEEP.format(repr(str(path)))
+    other = Kernel()
+    try:
+        assert answers in other.run(SETUP)
+        with ThreadPoolExecutor(2) as at_once:
+            assert all(result in output for output in at_once.map(lambda k: k.run(cell), [kernel, other]))
+    finally:
+        other.close()
+    assert committed(path) == PIECES and [file.name for file in tmp_path.iterdir()] == ["sweep.sqlite"]
