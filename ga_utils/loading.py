@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.utils import logging
 
 INDEX = "model.safetensors.index.json"
+MANIFEST = "SHA256SUMS"  # beside the folders of the models that ship, as `sha256sum -c` reads it
 PER_LAYER = (
     "layer_types",
     "layers_block_type",
@@ -73,6 +75,40 @@ def check_header(file: Path) -> None:
             pass
     except SafetensorError as error:
         raise ValueError(f"{file.resolve()} is damaged ({error}): delete it and fetch or copy it again") from None
+
+
+def check_sums(folder: Path) -> None:
+    """Are the files of a model that ships those that `MANIFEST` beside its folder lists?
+
+    Raises:
+        ValueError: one is missing or differs; names it, and the command that brings it back.
+    """
+    models = folder.parent.resolve()
+    sums = (models / MANIFEST).read_text() if (models / MANIFEST).is_file() else ""
+    listed = {line[66:]: line[:64] for line in sums.splitlines() if line[66:].startswith(f"{folder.name}/")}
+    wrong, lost = [], folder.name
+    if not listed:
+        wrong, lost = [f"{models / MANIFEST} is missing, or lists no file of {folder.name}"], MANIFEST
+    for name, expected in listed.items():
+        if not (models / name).is_file():
+            wrong.append(f"{models / name} is missing")
+        elif (found := sha256(models / name)) != expected:
+            wrong.append(f"{models / name} is damaged (its SHA-256 should be {expected} and is {found})")
+    if wrong:
+        raise ValueError(f'{"; ".join(wrong)}. Bring it back with  git -C "{models}" checkout -- {lost}  (a copy without git: '
+                         "download or install the course again; changed on purpose: load it by its folder's path)")  # fmt: skip
+
+
+def write_sums(folder: Path) -> None:
+    """Enter a model's files into `MANIFEST` beside its folder, in place of what stood there for it."""
+    path = folder.with_name(MANIFEST)
+    lines = [line for line in path.read_text().splitlines() if not line[66:].startswith(f"{folder.name}/")]
+    lines += [f"{sha256(file)}  {folder.name}/{file.name}" for file in folder.iterdir()]
+    path.write_text("".join(f"{line}\n" for line in sorted(lines, key=lambda line: line[66:])))
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ga_utils import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.hub import fetch
-from ga_utils.loading import read_model
+from ga_utils.loading import check_sums, read_model
 from ga_utils.registry import MODELS, TINY, default_device, default_dtype, layers_to_load
 from ga_utils.world import data_dir
 
@@ -162,7 +162,8 @@ def load_model(
 
     Raises:
         ValueError: unknown name (lists the known ones), `n_layers` out of range, a model that does not fit into memory
-            (said before it is downloaded), no way to download it, or weights missing from the files.
+            (said before it is downloaded), no way to download it, weights missing from the files, or a file of a model
+            that ships missing or damaged (its SHA-256 is checked).
     """
     device = default_device() if device == "auto" else device
     dtype = default_dtype(device) if dtype == "auto" else dtype
@@ -179,11 +180,11 @@ def load_model(
 
 
 def _folder(name: str) -> Path:
-    folder = data_dir() / "models" / name if name in TINY else Path(name)
-    if (folder / "config.json").is_file():
-        return folder
     if name in TINY:
-        raise ValueError(f"{name} is missing from {folder.parent}: build it with  python -m ga_utils.train {name}")
+        check_sums(data_dir() / "models" / name)
+        return data_dir() / "models" / name
+    if (Path(name) / "config.json").is_file():
+        return Path(name)
     raise ValueError(f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json")
 
 

@@ -30,6 +30,7 @@ from ga_utils.attention import aggregate_score, gather_score
 from ga_utils.curriculum import Stage, Writer
 from ga_utils.distill import Alignment, from_llama, prediction_loss
 from ga_utils.heads import Head, alive_heads
+from ga_utils.loading import MANIFEST, write_sums
 from ga_utils.loop import Run, compiled, optimizers, train
 from ga_utils.models import LM, wrap
 from ga_utils.scans import fast_scans
@@ -248,6 +249,8 @@ def lengthen_memory(model: PreTrainedModel) -> None:
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
+    if out.with_name(MANIFEST).is_file():  # in place of a model that ships
+        write_sums(out)
 
 
 RECIPES = {

@@ -62,14 +62,15 @@ def _guarded(show: widgets.HTML, make: Callable[[], str]) -> None:
         show.value = _say(f"{type(error).__name__}: {error}")
 
 
-def _chooser(lm: LM, start: Head | None = None) -> tuple[widgets.Dropdown, widgets.Dropdown]:
-    """Two dropdowns, layer and head; choosing a layer offers its heads."""
+def _chooser(lm: LM, start: Head | None = None) -> tuple[widgets.SelectionSlider, widgets.SelectionSlider]:
+    """Two sliders, layer and head; choosing a layer offers its heads."""
     heads: dict[int, list[int]] = {}
     for mixer in lm.mixers:
         heads.setdefault(mixer.layer, []).extend(mixer.heads)
     start = start or Head(next(iter(heads)), 0)
-    layer = widgets.Dropdown(options=list(heads), value=start.layer, description="layer")
-    head = widgets.Dropdown(options=heads[start.layer], value=start.head, description="head")
+    how = {"continuous_update": False, "layout": widgets.Layout(width="320px")}  # no picture before the slider is let go
+    layer = widgets.SelectionSlider(options=list(heads), value=start.layer, description="layer", **how)
+    head = widgets.SelectionSlider(options=heads[start.layer], value=start.head, description="head", **how)
 
     def offer(change):
         kept = head.value

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import ga_utils as ga
+from ga_utils import sweeps
 from ga_utils.world import data_dir
 
 
@@ -45,3 +46,16 @@ def logits(lm: ga.LM, prompt: str) -> torch.Tensor:
     """Hugging Face's own full forward on one prompt: [pos, vocabulary]."""
     with torch.no_grad():
         return lm.model(**lm.tokenizer(prompt, return_tensors="pt"), use_cache=False).logits[0]
+
+
+@pytest.fixture
+def computed(monkeypatch) -> list:
+    """The pieces that are computed in this process from now on."""
+    pieces, original = [], sweeps.ExactSweep
+
+    def runner(*args, **kwargs):
+        run = original(*args, **kwargs)
+        return lambda piece: pieces.append(piece) or run(piece)
+
+    monkeypatch.setattr(sweeps, "ExactSweep", runner)
+    return pieces

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import ray
 from conftest import random_llama
-from test_checkpoint import same
+from sweeping import same
 
 import ga_utils as ga
 from ga_utils import checkpoint, cluster, sweeps

@@ -119,6 +119,13 @@ def test_no_head_is_named_in_advance(notebook):
     assert set(re.findall(r"L\d+H\d+", prose(notebook))) <= PAPERS_HEADS
 
 
+@each
+def test_no_cell_writes_a_file(notebook):
+    """So that notebooks also run from a folder that can't be written to."""
+    writes = re.compile(r"open\(|\.write|\.to_(csv|json|pickle)\(|\.save|savefig\(|checkpoint=|mkdir|^!", re.MULTILINE)
+    assert [found[0] for cell in code(notebook) for found in [writes.search(cell.source)] if found] == []
+
+
 def exercises():
     for name, notebook in NOTEBOOKS.items():
         for i, cell in enumerate(notebook.cells):

@@ -133,7 +133,7 @@ def test_views_are_made_in_less_than_a_second(pressed, examples, sweep):
 
 def test_every_control_has_a_visible_label_and_every_picture_a_text(pressed, examples, sweep):
     for view in (ga.head_explorer(pressed, examples), ga.attention_beside([pressed], examples[0].prompt)):
-        controls = every(view, (widgets.Dropdown, widgets.Textarea, widgets.Checkbox))
+        controls = every(view, (widgets.SelectionSlider, widgets.Textarea, widgets.Checkbox))
         assert len(controls) >= 3 and all(control.description for control in controls)
         pictures = re.findall("<img[^>]*>", shown(view))
         assert pictures and all(re.search('alt="[^"]{40,}"', picture) for picture in pictures)
