@@ -31,9 +31,10 @@ from transformers import DynamicCache
 from ga_utils.heads import Head, replacement_tables
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
-from ga_utils.resume import Seen, adding, at, entering, factor, look, passing, reading, repeated, standing_in
+from ga_utils.resume import Seen, entering, look, passing, reading, repeated, standing_in
 from ga_utils.scoring import Row
 from ga_utils.segments import Behind, Segment, common_start, read_off, segment_of, segments_of, tokens_at_once
+from ga_utils.shortcuts import adding, at, factor
 
 LEAST_TOKENS = 256  # of a forward pass: where halving ends
 
@@ -141,7 +142,7 @@ class ExactSweep:
                 total = residual + segment.behind.mixed
                 made = seen.second(total)
                 segment.behind.factor = factor(seen.second, total, made).reshape(-1, 1)
-                segment.behind.projected = [linear(made).flatten(0, 1) for linear in seen.linears]
+                segment.behind.projected = {linear: linear(made).flatten(0, 1) for linear in seen.linears}
         columns = [mixer.columns(head.head) for head in heads]
         instead = self._instead(segment, mixer)
         instead = instead[segment.reads] if layer == self.last else instead  # z is no longer there
@@ -149,7 +150,7 @@ class ExactSweep:
         out = torch.stack([mixer.out_proj.weight[:, c] for c in columns])  # [head, d_model, d_head]
         mixed = segment.behind.mixed
         if seen.second and layer < self.last:
-            stack.enter_context(adding(seen, segment.behind.factor, segment.behind.projected, change.flatten(1, 2), out))
+            stack.enter_context(adding(seen.second, segment.behind.factor, segment.behind.projected, change.flatten(1, 2), out))
         output = torch.baddbmm(mixed.flatten(0, 1), change.flatten(1, 2), out.mT).unflatten(1, mixed.shape[:2]).flatten(0, 1)
         stack.enter_context(standing_in(mixer, seen, output, n_tokens))
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ga_utils.models import LM, Mixer
+from ga_utils.shortcuts import asking, at, factor, replaced
 
 
 @dataclass
@@ -70,11 +71,6 @@ def repeated(cache, n: int):
     return cache
 
 
-def at(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """values [row, pos, channel] at positions [row, read]: [row, read, channel]."""
-    return values[torch.arange(len(values), device=values.device).unsqueeze(1), positions]
-
-
 @contextmanager
 def entering(module: nn.Module, edit: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
     """`edit(x)` sees what enters a module; what it returns, if anything, enters instead."""
@@ -117,22 +113,8 @@ def standing_in(mixer: Mixer, seen: Seen, output: torch.Tensor, n_tokens: int) -
 
 
 @contextmanager
-def replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """`forward(*args, **kwargs)` runs whenever the module is called."""
-    before = module.__dict__.get("forward")  # accelerate, too, replaces a module's forward
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before
-
-
-@contextmanager
 def reading(mixer: Mixer, norm: nn.Module, reads: torch.Tensor) -> Iterator[None]:
-    """The last layer goes on with positions `reads` [row, read] alone; its mixer still sees all of them."""
+    """The last layer goes on with positions `reads` [row, read] alone; its mixer still sees all of them, but asks only there."""
     whole = []
 
     def shorten(hidden):
@@ -143,6 +125,7 @@ def reading(mixer: Mixer, norm: nn.Module, reads: torch.Tensor) -> Iterator[None
         entering(mixer.block, shorten),
         entering(norm, lambda hidden: whole.pop()),
         entering(mixer.out_proj, lambda z: at(z, reads)),
+        asking(mixer.module, reads),
     ):
         yield
 
@@ -212,44 +195,3 @@ def _norm_behind(total: torch.Tensor, calls: list[tuple], linear: list[tuple]) -
             if linears and torch.allclose(given * weight * factor(module, given, made), made, atol=1e-5):
                 return module, linears
     return None, ()
-
-
-def factor(norm: nn.Module, given: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
-    """By what a norm scaled each position, besides its weight: [..., 1]; 0 where there was nothing to scale."""
-    before, after = ((given * norm.weight).norm(dim=-1, keepdim=True), made.norm(dim=-1, keepdim=True))
-    return after / before.clamp_min(torch.finfo(made.dtype).tiny)
-
-
-@contextmanager
-def adding(
-    seen: Seen, factor_before: torch.Tensor, made_before: list[torch.Tensor], change: torch.Tensor, out: torch.Tensor
-) -> Iterator[None]:
-    """The projections behind a layer's heads make what they made with nothing disabled, and what the change adds to it.
-
-    A projection V behind a norm with weights w makes s V(w x) of the residual stream x, where s is the norm's factor for a
-    position. Of x + O c it makes t V(w x) + t V(w O) c: the first is known but for the new factor t, and c has only a
-    head's few columns.
-
-    factor_before: s, [row * pos, 1]. made_before: for each of `linears` s V(w x), [row * pos, d_out].
-    change: c, [head, row * pos, d_head]. out: O, a head's columns of the output projection, [head, d_model, d_head].
-    """
-    factors: list[torch.Tensor] = []
-
-    def measure(module, args, made):
-        factors[:] = [factor(module, args[0], made).reshape(len(change), -1, 1)]
-
-    def maker(linear: nn.Linear, made: torch.Tensor) -> Callable:
-        through = linear.weight @ (seen.second.weight[:, None] * out)  # [head, d_out, d_head]
-
-        def forward(hidden):
-            (new,) = factors
-            ratio = (new / factor_before).nan_to_num(0, posinf=0)  # nothing known: nothing to scale
-            return (made * ratio).baddbmm_(change * new, through.mT).reshape(*hidden.shape[:-1], -1)
-
-        return forward
-
-    with ExitStack() as stack:
-        stack.callback(seen.second.register_forward_hook(measure).remove)
-        for linear, made in zip(seen.linears, made_before):
-            stack.enter_context(replaced(linear, maker(linear, made)))
-        yield

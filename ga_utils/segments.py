@@ -8,6 +8,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from torch import nn
 
 from ga_utils.models import LM
 from ga_utils.scoring import Row
@@ -21,13 +22,13 @@ SHARED = 16  # tokens; a shorter common beginning is not worth a cache
 class Behind:
     """What a segment's tokens are just behind the heads of one layer, with nothing disabled.
 
-    mixed: what the mixer returns, [row, pos, d_model]. factor, projected: see `resume.adding`.
+    mixed: what the mixer returns, [row, pos, d_model]. factor, projected: see `shortcuts.adding`.
     """
 
     layer: int
     mixed: torch.Tensor
     factor: torch.Tensor | None = None
-    projected: list[torch.Tensor] = field(default_factory=list)
+    projected: dict[nn.Linear, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass

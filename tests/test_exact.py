@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_llama
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import ga_utils as ga
 from ga_utils import segments
 from ga_utils.exact import ExactSweep
-from ga_utils.resume import look, replaced
+from ga_utils.resume import look
 from ga_utils.scoring import rows_of
 from ga_utils.segments import common_start
+from ga_utils.shortcuts import replaced
 
 FEW_SHOT = "Dictionary:\napple: 17\nlamp: 4\ndrum: 52\nQuestion: what is the value of lamp?\nAnswer: 4\n"
 
@@ -133,6 +136,26 @@ def test_behind_the_heads_projections_take_only_what_the_head_changes(lm, monkey
     assert {second.gate_proj, second.up_proj, second.down_proj} <= {*used}
 
 
+def test_the_last_layer_asks_only_where_it_is_read(lm, monkeypatch):
+    run, asked, used = ExactSweep(lm, rows_of(lm, ga.tasks.mmlu(lm, n=3))), [], []
+    sdpa, forward = torch.nn.functional.scaled_dot_product_attention, torch.nn.Linear.forward
+    counted = lambda q: q.shape[1] * q.shape[2] // lm.n_heads  # noqa: E731  queries of a group may lie side by side
+    note = lambda q, *args, **kwargs: (asked.append(counted(q)), sdpa(q, *args, **kwargs))[1]  # noqa: E731
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", note)
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: (used.append((self, x.shape[1])), forward(self, x))[1])
+    run(())
+    width, last = max(len(row.ids) for row in run.rows), lm.layers[-1].self_attn
+    assert asked[-lm.n_layers :] == [width] * (lm.n_layers - 1) + [1]
+    assert {(last.q_proj, 1), (last.k_proj, width), (last.o_proj, 1)} <= {*used} and (last.q_proj, width) not in used
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+
+
+def test_eager_attention(tokenizer):
+    lm = families.build("llama", tokenizer)
+    lm.model.set_attn_implementation("eager")
+    assert largest_gap(lm, ga.tasks.mmlu(lm, n=3), ga.alive_heads(lm)) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("family", "dtype", "found"),
     [("llama", torch.float32, True), ("llamba", torch.float32, True), ("llama", torch.bfloat16, False),
@@ -181,6 +204,7 @@ def test_an_interrupted_sweep_leaves_the_model_as_it_was(lm, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run((ga.Head(1, 1),))
     monkeypatch.undo()
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
     assert lm.layers is layers and np.array_equal(ga.evaluate(lm, examples).logprobs, expected)
 
 
