@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from ga_utils.batches import Behind, Segment, common_start, read_off, segment_of, segments_of, tokens_at_once
 from ga_utils.heads import Head, replacement_tables
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
 from ga_utils.resume import Seen, entering, look, passing, reading, repeated, standing_in
 from ga_utils.scoring import Row
-from ga_utils.segments import Behind, Segment, common_start, read_off, segment_of, segments_of, tokens_at_once
 from ga_utils.shortcuts import adding, at, factor
 
 LEAST_TOKENS = 256  # of a forward pass: where halving ends

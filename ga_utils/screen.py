@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
+from ga_utils.batches import Segment
 from ga_utils.exact import ExactSweep
 from ga_utils.heads import Head
 from ga_utils.resume import entering
-from ga_utils.segments import Segment
 
 LINEAR = 0.5  # nats of log-odds; an estimated change that is larger has left the linear range, and even its sign may be wrong
 

@@ -85,7 +85,7 @@ def asking(mixer: nn.Module, reads: torch.Tensor) -> Iterator[None]:
         yield
         return
     rows, whole = torch.arange(len(reads), device=reads.device).unsqueeze(1), ALL_ATTENTION_FUNCTIONS["sdpa"]
-    local, forward = "sdpa" in ALL_ATTENTION_FUNCTIONS._local_mapping, projection.forward
+    forward = projection.forward
 
     def scattered(few: torch.Tensor, n_tokens: int) -> torch.Tensor:
         full = few.new_zeros(len(few), n_tokens, *few.shape[2:])
@@ -111,7 +111,4 @@ def asking(mixer: nn.Module, reads: torch.Tensor) -> Iterator[None]:
         with replaced(projection, lambda hidden: scattered(forward(at(hidden, reads)), hidden.shape[1])):
             yield
     finally:
-        if local:
-            ALL_ATTENTION_FUNCTIONS["sdpa"] = whole
-        else:
-            del ALL_ATTENTION_FUNCTIONS["sdpa"]
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = whole

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from ga_utils.batches import tokens_at_once
 from ga_utils.checkpoint import MEMORY, Checkpoint, Piece, identity
 from ga_utils.cluster import Run, on_ray
 from ga_utils.exact import ExactSweep
@@ -20,7 +21,6 @@ from ga_utils.items import Example
 from ga_utils.models import LM
 from ga_utils.scoring import Row, Score, evaluate, rows_of
 from ga_utils.screen import attribution
-from ga_utils.segments import tokens_at_once
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import ga_utils as ga
-from ga_utils import segments
+from ga_utils import batches
+from ga_utils.batches import common_start
 from ga_utils.exact import ExactSweep
 from ga_utils.resume import look
 from ga_utils.scoring import rows_of
-from ga_utils.segments import common_start
 from ga_utils.shortcuts import replaced
 
 FEW_SHOT = "Dictionary:\napple: 17\nlamp: 4\ndrum: 52\nQuestion: what is the value of lamp?\nAnswer: 4\n"
@@ -63,7 +63,7 @@ def test_every_family_and_mode_equals_the_plain_loop(family, mode, tokenizer):
 def test_random_shapes(trial, tokenizer, monkeypatch):
     """Layers, heads, grouped queries, batch sizes, shared beginnings: whatever comes."""
     rng = random.Random(trial)
-    monkeypatch.setattr(segments, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
+    monkeypatch.setattr(batches, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
     n_heads = rng.choice([1, 2, 4, 6])
     groups = rng.choice([k for k in (1, 2, 3, 6) if n_heads % k == 0])
     shape = {"num_hidden_layers": rng.randint(1, 5), "num_attention_heads": n_heads, "num_key_value_heads": groups}
