@@ -20,7 +20,7 @@ SHARED = 16  # tokens; a shorter common beginning is not worth a cache
 
 @dataclass
 class Behind:
-    """What a segment's tokens are just behind the heads of one layer, with nothing disabled.
+    """What a batch's tokens are just behind the heads of one layer, with nothing disabled.
 
     mixed: what the mixer returns, [row, pos, d_model]. factor, projected: see `shortcuts.adding`.
     """
@@ -32,7 +32,7 @@ class Behind:
 
 
 @dataclass
-class Segment:
+class Batch:
     """A batch of token rows, and what the recording pass saw in it.
 
     ids: [row, pos]. mask: [row, start + pos], or None without padding. reads: [row, read], positions in `ids` at which
@@ -56,7 +56,7 @@ def tokens_at_once(lm: LM) -> int:
     return CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS
 
 
-def segment_of(rows: list[Row], start: int, device: torch.device) -> Segment:
+def batch_of(rows: list[Row], start: int, device: torch.device) -> Batch:
     """Right-pad rows, without their first `start` tokens, into a batch."""
     width = max(len(row.ids) for row in rows)
     ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
@@ -70,10 +70,10 @@ def segment_of(rows: list[Row], start: int, device: torch.device) -> Segment:
         picks += [(i, positions[i].index(p), token, row.example, choice)
                   for choice, where, tokens in row.reads for p, token in zip(where, tokens)]  # fmt: skip
     padded = None if mask.all() else mask.to(device)
-    return Segment(ids[:, start:].to(device), padded, reads.to(device), start, torch.tensor(picks).reshape(-1, 5).T)
+    return Batch(ids[:, start:].to(device), padded, reads.to(device), start, torch.tensor(picks).reshape(-1, 5).T)
 
 
-def segments_of(rows: list[Row], start: int, budget: int, device: torch.device) -> Iterator[Segment]:
+def batches_of(rows: list[Row], start: int, budget: int, device: torch.device) -> Iterator[Batch]:
     """Batches of at most `budget` tokens, the longest examples first; the rows of an example are never parted."""
     of = [list(rows) for _, rows in groupby(rows, key=lambda row: row.example)]
     of.sort(key=lambda rows: -max(len(row.ids) for row in rows))
@@ -81,10 +81,10 @@ def segments_of(rows: list[Row], start: int, budget: int, device: torch.device) 
     for rows in of:
         width = width or max(len(row.ids) for row in rows) - start
         if batch and (len(batch) + len(rows)) * width > budget:
-            yield segment_of(batch, start, device)
+            yield batch_of(batch, start, device)
             batch, width = [], max(len(row.ids) for row in rows) - start
         batch += rows
-    yield segment_of(batch, start, device)
+    yield batch_of(batch, start, device)
 
 
 def common_start(rows: list[Row]) -> int:
@@ -95,9 +95,9 @@ def common_start(rows: list[Row]) -> int:
     return same if same >= SHARED and len(rows) > 1 else 0
 
 
-def read_off(segment: Segment, logits: torch.Tensor, found: np.ndarray) -> None:
-    """Write the log-probabilities of a segment's choices into `found` [head, n_examples, n_choices]."""
-    row, read, token, example, choice = segment.picks
+def read_off(batch: Batch, logits: torch.Tensor, found: np.ndarray) -> None:
+    """Write the log-probabilities of a batch's choices into `found` [head, n_examples, n_choices]."""
+    row, read, token, example, choice = batch.picks
     logp = logits.float().log_softmax(-1).unflatten(0, (len(found), -1))
     each = logp[:, row.to(logp.device), read.to(logp.device), token.to(logp.device)].double().cpu().numpy()
     for sums, values in zip(found, each):

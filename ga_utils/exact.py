@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from ga_utils.batches import Behind, Segment, common_start, read_off, segment_of, segments_of, tokens_at_once
+from ga_utils.batches import Batch, Behind, batch_of, batches_of, common_start, read_off, tokens_at_once
 from ga_utils.heads import Head, replacement_tables
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
@@ -53,9 +53,9 @@ class ExactSweep:
         self.shape = 1 + max(row.example for row in rows), 1 + max(choice for row in rows for choice, _, _ in row.reads)
         self.budget = tokens_at_once(lm)
         self.layers: list[Seen] = []
-        self.segments: list[Segment] = []
+        self.batches: list[Batch] = []
         self.baseline = np.full((1, *self.shape), np.nan)
-        self.prefix: Segment | None = None
+        self.prefix: Batch | None = None
 
     @torch.no_grad()
     def __call__(self, piece: tuple[Head, ...]) -> np.ndarray:
@@ -70,127 +70,127 @@ class ExactSweep:
                 if self.budget <= LEAST_TOKENS:
                     raise
                 self.budget //= 2
-                self.segments, self.prefix = [], None
+                self.batches, self.prefix = [], None
                 torch.cuda.empty_cache()
 
-    def record(self, share: bool = True, run: Callable = lambda segment, forward: forward()) -> None:
-        """One forward pass over all rows: cut them into segments, and keep what enters each layer.
+    def record(self, share: bool = True, run: Callable = lambda batch, forward: forward()) -> None:
+        """One forward pass over all rows: cut them into batches, and keep what enters each layer.
 
         Args:
             share: run what all rows begin with only once; if there is such a beginning, pieces want it so.
-            run: given a segment and what makes its logits [row, read, vocabulary], returns those; may look on.
+            run: given a batch and what makes its logits [row, read, vocabulary], returns those; may look on.
         """
         self.layers = look(self.lm, self.rows[0].ids[:2])
         simple = all(seen.norm is not None for seen in self.layers) and {m.kind for m in self.mixers} == {"attention"}
         common = common_start(self.rows) if simple else 0
         shared = common if share else 0
-        host, cache, segments = self._is_large(), None, []
+        host, cache, batches = self._is_large(), None, []
         if shared:
             cache = DynamicCache()
-            self.prefix = segment_of([Row(0, self.rows[0].ids[:shared], [])], 0, self.lm.device)
+            self.prefix = batch_of([Row(0, self.rows[0].ids[:shared], [])], 0, self.lm.device)
             self._watch(self.prefix, cache, host)
-        for segment in segments_of(self.rows, shared, self.budget, self.lm.device):
-            again = repeated(cache, len(segment.ids))
-            logits = run(segment, lambda: self._watch(segment, again, host))  # noqa: B023  called at once
-            read_off(segment, logits, self.baseline)
-            segments.append(segment)
-        self.segments = segments if shared == common else []
+        for batch in batches_of(self.rows, shared, self.budget, self.lm.device):
+            again = repeated(cache, len(batch.ids))
+            logits = run(batch, lambda: self._watch(batch, again, host))  # noqa: B023  called at once
+            read_off(batch, logits, self.baseline)
+            batches.append(batch)
+        self.batches = batches if shared == common else []
 
     def _piece(self, piece: tuple[Head, ...]) -> np.ndarray:
-        if not self.segments:
+        if not self.batches:
             self.record()
         if not piece:
             return self.baseline
         found = np.full((len(piece), *self.shape), np.nan)
-        size = max(1, self.budget // max(segment.ids.numel() for segment in self.segments))
+        size = max(1, self.budget // max(batch.ids.numel() for batch in self.batches))
         for first in range(0, len(piece), size):
             heads, cache = piece[first : first + size], None
             if self.prefix:
                 cache = DynamicCache()
                 self._pass(self.prefix, heads, cache)
-            for segment in self.segments:
-                logits = self._pass(segment, heads, repeated(cache, len(segment.ids)))
-                read_off(segment, logits, found[first : first + size])
+            for batch in self.batches:
+                logits = self._pass(batch, heads, repeated(cache, len(batch.ids)))
+                read_off(batch, logits, found[first : first + size])
         return found
 
-    def _pass(self, segment: Segment, heads: tuple[Head, ...], cache) -> torch.Tensor:
+    def _pass(self, batch: Batch, heads: tuple[Head, ...], cache) -> torch.Tensor:
         """Logits [head * row, read, vocabulary] with each head disabled in its share of the rows."""
         layer, n = heads[0].layer, len(heads)
-        residual, reads = segment.residual[layer].to(self.lm.device), segment.reads.repeat(n, 1)
+        residual, reads = batch.residual[layer].to(self.lm.device), batch.reads.repeat(n, 1)
         short = self.layers[self.last].norm is not None
         with ExitStack() as stack:
             stack.enter_context(passing(self.lm, self.layers[:layer]))
             if self.layers[layer].norm is None:
                 for mixer in (mixer for mixer in self.mixers if mixer.layer == layer):
-                    stack.enter_context(mixer.on_z(lambda z, mixer=mixer: self._ablated(segment, z, mixer, heads)))
+                    stack.enter_context(mixer.on_z(lambda z, mixer=mixer: self._ablated(batch, z, mixer, heads)))
             else:
-                self._behind(stack, segment, residual, heads)
+                self._behind(stack, batch, residual, heads)
             residual = residual.repeat(n, 1, 1)
             stack.enter_context(entering(self.lm.layers[layer], lambda hidden: residual))
             if short and layer < self.last:
                 stack.enter_context(reading(self.mixers[-1], self.layers[self.last].norm, reads))
-            return self._forward(segment, n, cache, None if short else segment.reads)
+            return self._forward(batch, n, cache, None if short else batch.reads)
 
-    def _behind(self, stack: ExitStack, segment: Segment, residual: torch.Tensor, heads: tuple[Head, ...]) -> None:
+    def _behind(self, stack: ExitStack, batch: Batch, residual: torch.Tensor, heads: tuple[Head, ...]) -> None:
         """Enter a layer behind its heads: its mixer makes what it made, but for what each disabled head changes."""
         layer = heads[0].layer
         (mixer,) = (mixer for mixer in self.mixers if mixer.layer == layer)
-        seen, z, n_tokens = self.layers[layer], segment.z[layer].to(self.lm.device), segment.ids.shape[1]
-        if segment.behind is None or segment.behind.layer != layer:
-            segment.behind = Behind(layer, mixer.out_proj(z))
+        seen, z, n_tokens = self.layers[layer], batch.z[layer].to(self.lm.device), batch.ids.shape[1]
+        if batch.behind is None or batch.behind.layer != layer:
+            batch.behind = Behind(layer, mixer.out_proj(z))
             if seen.second and layer < self.last:
-                total = residual + segment.behind.mixed
+                total = residual + batch.behind.mixed
                 made = seen.second(total)
-                segment.behind.factor = factor(seen.second, total, made).reshape(-1, 1)
-                segment.behind.projected = {linear: linear(made).flatten(0, 1) for linear in seen.linears}
+                batch.behind.factor = factor(seen.second, total, made).reshape(-1, 1)
+                batch.behind.projected = {linear: linear(made).flatten(0, 1) for linear in seen.linears}
         columns = [mixer.columns(head.head) for head in heads]
-        instead = self._instead(segment, mixer)
-        instead = instead[segment.reads] if layer == self.last else instead  # z is no longer there
+        instead = self._instead(batch, mixer)
+        instead = instead[batch.reads] if layer == self.last else instead  # z is no longer there
         change = torch.stack([instead[..., c] - z[..., c] for c in columns])  # [head, row, pos, d_head]
         out = torch.stack([mixer.out_proj.weight[:, c] for c in columns])  # [head, d_model, d_head]
-        mixed = segment.behind.mixed
+        mixed = batch.behind.mixed
         if seen.second and layer < self.last:
-            stack.enter_context(adding(seen.second, segment.behind.factor, segment.behind.projected, change.flatten(1, 2), out))
+            stack.enter_context(adding(seen.second, batch.behind.factor, batch.behind.projected, change.flatten(1, 2), out))
         output = torch.baddbmm(mixed.flatten(0, 1), change.flatten(1, 2), out.mT).unflatten(1, mixed.shape[:2]).flatten(0, 1)
         stack.enter_context(standing_in(mixer, seen, output, n_tokens))
 
-    def _forward(self, segment: Segment, n: int, cache, reads: torch.Tensor | None) -> torch.Tensor:
-        """Hugging Face's forward on n copies of a segment; `reads`: make logits there, if not at all positions left."""
+    def _forward(self, batch: Batch, n: int, cache, reads: torch.Tensor | None) -> torch.Tensor:
+        """Hugging Face's forward on n copies of a batch; `reads`: make logits there, if not at all positions left."""
         keep = 0 if reads is None else reads.unique()
         logits = self.lm.model(
-            input_ids=segment.ids.repeat(n, 1), past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
-            attention_mask=None if segment.mask is None else segment.mask.repeat(n, 1),
+            input_ids=batch.ids.repeat(n, 1), past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
+            attention_mask=None if batch.mask is None else batch.mask.repeat(n, 1),
         ).logits  # fmt: skip
         return logits if reads is None else at(logits, torch.searchsorted(keep, reads).repeat(n, 1))
 
-    def _instead(self, segment: Segment, mixer: Mixer) -> torch.Tensor:
-        """What stands in for z in a segment: [pos, n_heads * d_head]."""
+    def _instead(self, batch: Batch, mixer: Mixer) -> torch.Tensor:
+        """What stands in for z in a batch: [pos, n_heads * d_head]."""
         table = self.tables[self.mixers.index(mixer)]
-        return table[(segment.start + torch.arange(segment.ids.shape[1], device=table.device)) % len(table)]
+        return table[(batch.start + torch.arange(batch.ids.shape[1], device=table.device)) % len(table)]
 
-    def _ablated(self, segment: Segment, z: torch.Tensor, mixer: Mixer, heads: tuple[Head, ...]) -> torch.Tensor:
+    def _ablated(self, batch: Batch, z: torch.Tensor, mixer: Mixer, heads: tuple[Head, ...]) -> torch.Tensor:
         """z [head * row, pos, n_heads * d_head] with each head's columns replaced in its share of the rows."""
-        z, rows, instead = z.clone(), len(z) // len(heads), self._instead(segment, mixer)
+        z, rows, instead = z.clone(), len(z) // len(heads), self._instead(batch, mixer)
         for i, head in enumerate(heads):
             if head.head in mixer.heads:
                 columns = mixer.columns(head.head)
                 z[i * rows : (i + 1) * rows, :, columns] = instead[:, columns]
         return z
 
-    def _watch(self, segment: Segment, cache, host: bool) -> torch.Tensor:
-        """Logits [row, read, vocabulary] of a segment that notes what enters its layers."""
+    def _watch(self, batch: Batch, cache, host: bool) -> torch.Tensor:
+        """Logits [row, read, vocabulary] of a batch that notes what enters its layers."""
         device = torch.device("cpu") if host else self.lm.device
         norm = self.layers[self.last].norm
         with ExitStack() as stack:
             if norm is not None:
-                stack.enter_context(reading(self.mixers[-1], norm, segment.reads))
+                stack.enter_context(reading(self.mixers[-1], norm, batch.reads))
             for i, block in enumerate(self.lm.layers):
-                stack.enter_context(entering(block, lambda x, i=i: segment.residual.update({i: x.detach().to(device)})))
+                stack.enter_context(entering(block, lambda x, i=i: batch.residual.update({i: x.detach().to(device)})))
             for mixer in self.mixers:
                 if self.layers[mixer.layer].norm is not None:
-                    keep = lambda z, i=mixer.layer: segment.z.update({i: z.detach().to(device)})  # noqa: E731
+                    keep = lambda z, i=mixer.layer: batch.z.update({i: z.detach().to(device)})  # noqa: E731
                     stack.enter_context(entering(mixer.out_proj, keep))
-            return self._forward(segment, 1, cache, segment.reads if norm is None else None)
+            return self._forward(batch, 1, cache, batch.reads if norm is None else None)
 
     def _is_large(self) -> bool:
         """Whether what is recorded would take more than a quarter of the GPU's free memory."""

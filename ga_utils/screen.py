@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from ga_utils.batches import Segment
+from ga_utils.batches import Batch
 from ga_utils.exact import ExactSweep
 from ga_utils.heads import Head
 from ga_utils.resume import entering
@@ -45,7 +45,7 @@ def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, lis
     margins = torch.zeros(len(answers))
     changes = [torch.zeros(len(answers), mixer.n_heads) for mixer in run.mixers]
 
-    def look_on(segment: Segment, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def look_on(batch: Batch, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
         seen: dict[int, torch.Tensor] = {}
         with torch.enable_grad(), ExitStack() as stack:
             # Gradients begin at the embeddings, also if the weights ask for none.
@@ -53,10 +53,10 @@ def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, lis
             for k, mixer in enumerate(run.mixers):
                 stack.enter_context(mixer.on_z(lambda z, k=k: seen.__setitem__(k, z)))
             logits = forward()
-            examples, margin = _log_odds(segment, logits, torch.tensor(answers))
+            examples, margin = _log_odds(batch, logits, torch.tensor(answers))
             gradients = torch.autograd.grad(margin.sum(), [seen[k] for k in range(len(run.mixers))])
         margins[examples] = margin.detach().float().cpu()
-        example_of = torch.zeros(len(segment.ids), dtype=torch.long).index_copy_(0, segment.picks[0], segment.picks[3])
+        example_of = torch.zeros(len(batch.ids), dtype=torch.long).index_copy_(0, batch.picks[0], batch.picks[3])
         for k, (mixer, table, gradient) in enumerate(zip(run.mixers, run.tables, gradients)):
             z = seen[k].detach()
             instead = table[torch.arange(z.shape[1], device=z.device) % len(table)]
@@ -68,12 +68,12 @@ def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, lis
     return margins, changes
 
 
-def _log_odds(segment: Segment, logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which examples a segment holds, and the log-odds of the right choice among the choices of each, [example].
+def _log_odds(batch: Batch, logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which examples a batch holds, and the log-odds of the right choice among the choices of each, [example].
 
     Their log sigmoid is the right choice's log-probability among the choices.
     """
-    row, read, token, example, choice = segment.picks
+    row, read, token, example, choice = batch.picks
     examples, place = example.unique(return_inverse=True)
     logp = logits.float().log_softmax(-1)[row, read, token]
     shape = len(examples), int(choice.max()) + 1
