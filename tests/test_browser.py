@@ -141,7 +141,8 @@ def moved(handle) -> None:
 
 
 def slider(view, label: str):
-    return view.locator(".jupyter-widgets", has=view.get_by_text(label, exact=True)).get_by_role("slider")
+    named = view.page.locator(".widget-label", has_text=re.compile(f"^{label}$"))
+    return view.locator(".widget-inline-hbox", has=named).get_by_role("slider")
 
 
 def the_guess_can_be_made(page, name):
