@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ga_utils.heads import Head, check_heads
+from ga_utils.interrupts import held
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
 from ga_utils.ssm import Scan, scan_of
@@ -66,7 +67,8 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     if not heads:
         raise ValueError("no heads asked for: the list is empty; leave it out for all heads of the layer")
     check_heads(lm, [Head(layer, head) for head in heads])
-    return next(_patterns(lm, [prompt], {layer: heads}))[layer]
+    with closing(_patterns(lm, [prompt], {layer: heads})) as patterns:
+        return next(patterns)[layer]
 
 
 def scan(lm: LM, prompt: str, layer: int) -> Scan:
@@ -85,11 +87,10 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
         seen.append(_input(args, kwargs))
         raise _Enough
 
-    handle = mixers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True)
-    try:
-        _read(lm, prompt)
-    finally:
-        handle.remove()
+    with held() as gate, ExitStack() as hooks:
+        hooks.callback(mixers[0].module.register_forward_pre_hook(keep_input, with_kwargs=True).remove)
+        with gate.opened():
+            _read(lm, prompt)
     return scan_of(mixers[0].module, seen[-1])
 
 
@@ -176,9 +177,10 @@ def _mean_score(lm: LM, examples: list[Example], score, progress: bool) -> np.nd
         return score(shares(maps), spans[number], examples[number].answer)
 
     prompts = tqdm([e.prompt for e in examples], desc="attention", disable=not progress, leave=False)
-    for scores in _patterns(lm, prompts, layers, keep):
-        for layer, of_heads in scores.items():
-            total[layer, : len(of_heads)] += of_heads.numpy()
+    with closing(_patterns(lm, prompts, layers, keep)) as patterns:
+        for scores in patterns:
+            for layer, of_heads in scores.items():
+                total[layer, : len(of_heads)] += of_heads.numpy()
     return total / len(examples)
 
 
@@ -228,7 +230,7 @@ def _patterns(
 
         return hook
 
-    with ExitStack() as stack:
+    with held() as gate, ExitStack() as stack:
         stack.enter_context(_eager(lm))
         for mixer in lm.mixers:
             wanted = [head for head in layers.get(mixer.layer, []) if head in mixer.heads]
@@ -240,10 +242,11 @@ def _patterns(
             else:
                 hook = mixer.module.register_forward_pre_hook(read_scan(mixer, wanted), with_kwargs=True)
                 stack.callback(hook.remove)
-        for number, prompt in enumerate(prompts):  # noqa: B007  `catch` reads it
-            caught.clear()
-            _read(lm, prompt)
-            yield {layer: torch.stack([caught[layer][head] for head in heads]) for layer, heads in layers.items()}
+        with gate.opened():
+            for number, prompt in enumerate(prompts):  # noqa: B007  `catch` reads it
+                caught.clear()
+                _read(lm, prompt)
+                yield {layer: torch.stack([caught[layer][head] for head in heads]) for layer, heads in layers.items()}
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from transformers import DynamicCache
 
 from ga_utils.batches import Batch, Behind, batch_of, batches_of, common_start, read_off, tokens_at_once
 from ga_utils.heads import Head, replacement_tables
+from ga_utils.interrupts import held
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
 from ga_utils.resume import Seen, entering, look, passing, reading, repeated, standing_in
@@ -65,7 +66,8 @@ class ExactSweep:
         """`work(*args)`; whenever memory runs out, all that was recorded goes, and it is tried with half the tokens at once."""
         while True:
             try:
-                return work(*args)
+                with held() as self.gate:
+                    return work(*args)
             except torch.OutOfMemoryError:
                 if self.budget <= LEAST_TOKENS:
                     raise
@@ -157,10 +159,11 @@ class ExactSweep:
     def _forward(self, batch: Batch, n: int, cache, reads: torch.Tensor | None) -> torch.Tensor:
         """Hugging Face's forward on n copies of a batch; `reads`: make logits there, if not at all positions left."""
         keep = 0 if reads is None else reads.unique()
-        logits = self.lm.model(
-            input_ids=batch.ids.repeat(n, 1), past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
-            attention_mask=None if batch.mask is None else batch.mask.repeat(n, 1),
-        ).logits  # fmt: skip
+        with self.gate.opened():
+            logits = self.lm.model(
+                input_ids=batch.ids.repeat(n, 1), past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
+                attention_mask=None if batch.mask is None else batch.mask.repeat(n, 1),
+            ).logits  # fmt: skip
         return logits if reads is None else at(logits, torch.searchsorted(keep, reads).repeat(n, 1))
 
     def _instead(self, batch: Batch, mixer: Mixer) -> torch.Tensor:

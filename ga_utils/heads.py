@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ga_utils.interrupts import held
 from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
 
@@ -88,12 +89,13 @@ def ablate(
     check_mode(mode, reference)
     chosen = [(mixer, off) for mixer in lm.mixers if (off := [h for h in mixer.heads if Head(mixer.layer, h) in heads])]
     tables = replacement_tables(lm, [mixer for mixer, _ in chosen], mode, reference)
-    with ExitStack() as hooks:
+    with held() as gate, ExitStack() as hooks:
         for (mixer, off), table in zip(chosen, tables):
             columns = torch.zeros(mixer.n_heads, dtype=torch.bool, device=lm.device)
             columns[[head - mixer.first for head in off]] = True
             hooks.enter_context(mixer.on_z(_replacing(columns.repeat_interleave(mixer.d_head), table)))
-        yield lm
+        with gate.opened():
+            yield lm
 
 
 @contextmanager
@@ -125,10 +127,11 @@ def skip_layers(lm: LM, layers: Iterable[int]) -> Iterator[LM]:
         hidden = args[0] if args else kwargs["hidden_states"]
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    with ExitStack() as hooks:
+    with held() as gate, ExitStack() as hooks:
         for layer in layers:
             hooks.callback(lm.layers[layer].register_forward_hook(pass_through, with_kwargs=True, prepend=True).remove)
-        yield lm
+        with gate.opened():
+            yield lm
 
 
 @contextmanager
@@ -137,11 +140,13 @@ def truncate(lm: LM, n_layers: int) -> Iterator[LM]:
     if not 1 <= n_layers <= lm.n_layers:
         raise ValueError(f"truncate to {n_layers} layers: this model has {lm.n_layers}, keep 1 or more of them")
     decoder, whole = lm.decoder, lm.layers
-    decoder.layers = whole[:n_layers]
-    try:
-        yield lm
-    finally:
-        decoder.layers = whole
+    with held() as gate:
+        decoder.layers = whole[:n_layers]
+        try:
+            with gate.opened():
+                yield lm
+        finally:
+            decoder.layers = whole
 
 
 @contextmanager
@@ -177,11 +182,12 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         stop = z.shape[1] - padding[0]
         return z.masked_fill(((position < stop) & (position >= stop - rows)).unsqueeze(-1), 0)
 
-    with ExitStack() as hooks:
+    with held() as gate, ExitStack() as hooks:
         hooks.callback(lm.model.register_forward_pre_hook(find_padding, with_kwargs=True).remove)
         for mixer in mixers:
             hooks.enter_context(mixer.on_z(silence))
-        yield lm
+        with gate.opened():
+            yield lm
 
 
 def _replacing(columns: torch.Tensor, table: torch.Tensor):
@@ -213,10 +219,11 @@ def _drawn(recorded: list[torch.Tensor]) -> torch.Tensor:
 def _record(lm: LM, mixers: list[Mixer], examples: list[Example]) -> list[list[torch.Tensor]]:
     """For each mixer its z on each reference prompt: one [pos, n_heads * d_head] per example."""
     seen: list[list[torch.Tensor]] = [[] for _ in mixers]
-    with ExitStack() as hooks:
+    with held() as gate, ExitStack() as hooks:
         for mixer, kept in zip(mixers, seen):
             hooks.enter_context(mixer.on_z(lambda z, kept=kept: kept.append(z[0])))
-        for example in examples:
-            ids = lm.tokenizer(example.prompt, return_tensors="pt").input_ids.to(lm.device)
-            lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
+        with gate.opened():
+            for example in examples:
+                ids = lm.tokenizer(example.prompt, return_tensors="pt").input_ids.to(lm.device)
+                lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
     return seen

@@ -7,12 +7,13 @@ to the teacher's hidden states. Nothing is trained here and no weight changes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
 from ga_utils.heads import Head, ablate, check_heads
+from ga_utils.interrupts import held
 from ga_utils.llamba import LayerState, LlambaPreTrainedModel
 from ga_utils.models import LM, Mixer
 
@@ -51,11 +52,13 @@ def replace_layer(student: LM, teacher: LM, layer: int) -> Iterator[LM]:
     _check_pair(student, teacher, layer)
     layers = student.layers
     before = layers[layer]
-    layers[layer] = Borrowed(teacher, layer)
-    try:
-        yield student
-    finally:
-        layers[layer] = before
+    with held() as gate:
+        layers[layer] = Borrowed(teacher, layer)
+        try:
+            with gate.opened():
+                yield student
+        finally:
+            layers[layer] = before
 
 
 @contextmanager
@@ -90,13 +93,12 @@ def replace_head(student: LM, teacher: LM, layer: int, head: int, teacher_head: 
         with _only(attention, teacher_head):
             return output + block.self_attn(block.input_layernorm(stream[0]), **_positions(rotary, stream[0]))[0]
 
-    handles = [mixer.block.register_forward_pre_hook(watch), mixer.module.register_forward_hook(add)]
-    try:
-        with ablate(student, [Head(layer, head)]):
+    with held() as gate, ExitStack() as hooks:
+        hooks.callback(mixer.block.register_forward_pre_hook(watch).remove)
+        hooks.callback(mixer.module.register_forward_hook(add).remove)
+        hooks.enter_context(ablate(student, [Head(layer, head)]))
+        with gate.opened():
             yield student
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -104,11 +106,10 @@ def _only(attention: Mixer, head: int) -> Iterator[None]:
     """The attention module writes what this one head writes."""
     keep = torch.zeros(attention.out_proj.in_features, device=attention.out_proj.weight.device)
     keep[attention.columns(head)] = 1
-    handle = attention.out_proj.register_forward_pre_hook(lambda module, args: (args[0] * keep.to(args[0].dtype),))
-    try:
-        yield
-    finally:
-        handle.remove()
+    with held() as gate, ExitStack() as hooks:
+        hooks.callback(attention.out_proj.register_forward_pre_hook(lambda m, args: (args[0] * keep.to(args[0].dtype),)).remove)
+        with gate.opened():
+            yield
 
 
 def _positions(rotary: nn.Module, hidden: torch.Tensor) -> dict[str, torch.Tensor | tuple]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ga_utils import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.hub import fetch
+from ga_utils.interrupts import held
 from ga_utils.loading import check_sums, read_model
 from ga_utils.registry import MODELS, TINY, default_device, default_dtype, layers_to_load
 from ga_utils.world import data_dir
@@ -83,16 +84,12 @@ class Mixer:
                     "heads can't be reached: a fused kernel did both; put the model in eval mode or turn the kernel off"
                 )
 
-        handles = [
-            self.block.register_forward_pre_hook(enter),
-            self.out_proj.register_forward_pre_hook(look),
-            self.block.register_forward_hook(leave, always_call=True),
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with held() as gate, ExitStack() as hooks:
+            hooks.callback(self.block.register_forward_pre_hook(enter).remove)
+            hooks.callback(self.out_proj.register_forward_pre_hook(look).remove)
+            hooks.callback(self.block.register_forward_hook(leave, always_call=True).remove)
+            with gate.opened():
+                yield
 
 
 @dataclass(eq=False)

@@ -60,7 +60,7 @@ def test_everything_the_readme_links_to_exists():
 def test_the_package_imports_one_way():
     """Arrows only downwards: every module may import those before it in this list."""
     order = (
-        "world items corpora benchmarks llamba ssm registry loading hub models heads hybrid tasks scoring harness "
+        "world items corpora benchmarks llamba ssm registry loading hub interrupts models heads hybrid tasks scoring harness "
         "shortcuts resume batches exact checkpoint cluster screen sweeps attention roles plots circuits guesses widgets "
         "exercise checks_tasks checks_heads checks_ablation checks_ssm checks_hybrids checks curriculum loop sparsify "
         "scans distill train measure course kernels machine doctor"
