@@ -1,6 +1,8 @@
 PY := .venv/bin/python
 COLAB := .venv-colab/bin/python
 BENCH := .venv-bench/bin/python
+# One thread each: two processes of two threads on two cores wait for each other most of the time.
+TEST_ON_TWO_CORES = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 .PHONY: env lab course refresh test test-colab bench
 env: .venv/.ready          ## make .venv; nothing to do when it is up to date
@@ -17,10 +19,10 @@ refresh: env               ## rerun the notebooks in place: their committed outp
 	$(PY) -m ga_utils.course refresh
 
 test: env                  ## unit tests, then every notebook with nbval
-	$(PY) -m pytest
+	$(TEST_ON_TWO_CORES)
 
 test-colab: .venv-colab/.ready   ## the same, with the versions of a stock Colab runtime
-	$(COLAB) -m pytest
+	$(subst $(PY),$(COLAB),$(TEST_ON_TWO_CORES))
 .venv-colab/.ready: pyproject.toml tests/colab.txt
 	python3 -m venv .venv-colab && $(COLAB) -m pip install -q -c tests/colab.txt -e ".[test]" && touch $@
 

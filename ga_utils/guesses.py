@@ -48,5 +48,5 @@ def predict(question: str, low: int = 0, high: int = 100, guess: float | None = 
 
     button.on_click(commit)
     display(widgets.VBox([slider, widgets.HBox([button, answer])]))
-    print("No slider to be seen? Write your guess into the call: guess=40")
+    print(f"No slider to be seen? Write your guess into the call: guess={slider.value}")
     return given

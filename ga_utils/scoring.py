@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from ga_utils.items import Example
 from ga_utils.models import LM
 
-TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 32768}
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
+EXAMPLES_AT_ONCE = 256  # to the tokenizer, which is twice as fast on many texts as on one after the other
 
 
 @dataclass(frozen=True)
@@ -109,24 +110,27 @@ def evaluate(lm: LM, examples: list[Example], batch_size: int | str = "auto") ->
 
 def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
     """All token rows of all examples, in order."""
-    return [row for i, example in enumerate(examples) for row in token_rows(lm, i, example)]
+    rows = []
+    for first in range(0, len(examples), EXAMPLES_AT_ONCE):
+        some = examples[first : first + EXAMPLES_AT_ONCE]
+        # Tokenizing the whole text and cutting the prompt off is how lm-evaluation-harness does it:
+        # a token that spans the boundary then counts as part of the choice.
+        texts = list(dict.fromkeys(text for e in some for before, choice in e.texts for text in (before, before + choice)))
+        tokens = dict(zip(texts, lm.tokenizer(texts).input_ids))
+        rows += [row for i, example in enumerate(some, first) for row in _token_rows(lm, i, example, tokens)]
+    return rows
 
 
-def token_rows(lm: LM, index: int, example: Example) -> list[Row]:
+def _token_rows(lm: LM, index: int, example: Example, tokens: dict[str, list[int]]) -> list[Row]:
     """One row for the whole example if every choice is a single token, else one row for each choice."""
-    read: dict[str, list[int]] = {}  # tokens of what is read before a choice; in most tasks the same for all
-    pairs: list[tuple[list[int], list[int]]] = []  # those, and the tokens that the choice adds
+    pairs: list[tuple[list[int], list[int]]] = []  # tokens read before a choice, and those that the choice adds
     for before, choice in example.texts:
-        if before not in read:
-            read[before] = lm.tokenizer(before).input_ids
-        prompt = read[before]
+        prompt = tokens[before]
         if not prompt:
             raise ValueError(
                 f"example {index} has an empty prompt, and the tokenizer begins texts with no token of its own"
             )
-        # Tokenizing the whole text and cutting the prompt off is how lm-evaluation-harness does it:
-        # a token that spans the boundary then counts as part of the choice.
-        added = lm.tokenizer(before + choice).input_ids[len(prompt) :]
+        added = tokens[before + choice][len(prompt) :]
         if not added:
             raise ValueError(f"choice {choice!r} tokenizes to nothing after the prompt ending in {before[-20:]!r}")
         if (prompt, added) in pairs:
@@ -139,8 +143,7 @@ def token_rows(lm: LM, index: int, example: Example) -> list[Row]:
     longest = max(len(prompt) + len(added) - 1 for prompt, added in pairs)
     if longest > lm.max_length:
         raise ValueError(f"example {index} needs {longest} tokens, but {lm.name} has a context of {lm.max_length}")
-    if len(read) == 1 and all(len(added) == 1 for _, added in pairs):
-        (prompt,) = read.values()
+    if len({before for before, _ in example.texts}) == 1 and all(len(added) == 1 for _, added in pairs):
         return [Row(index, prompt, [(c, [len(prompt) - 1], added) for c, (_, added) in enumerate(pairs)])]
     return [
         Row(index, prompt + added[:-1], [(c, list(range(len(prompt) - 1, len(prompt) + len(added) - 1)), added)])

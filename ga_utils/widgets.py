@@ -41,9 +41,11 @@ def _picture(lm: LM, prompt: str, head: Head) -> str:
     if len(tokens) > MAX_TOKENS:
         raise ValueError(f"{len(tokens)} tokens are too many to draw: shorten the prompt to {MAX_TOKENS}")
     A = attention_map(lm, prompt, head.layer, [head.head])[0]
-    size = 1.5 + 0.13 * len(tokens)
-    figure = Figure(figsize=(size, size), layout="constrained", dpi=80)
-    plots.pattern(A, tokens, f"{lm.name} {head}", ax=figure.add_subplot())
+    # Margins in inches, by hand: a layout engine would draw every label twice, and a slider should answer at once.
+    size, margin = 1.5 + 0.13 * len(tokens), 0.5 + 0.06 * max(map(len, tokens))
+    side = (size - margin - 0.3) / size
+    figure = Figure(figsize=(size, size), dpi=80)
+    plots.pattern(A, tokens, f"{lm.name} {head}", ax=figure.add_axes((margin / size, margin / size, side, side)))
     figure.savefig(data := BytesIO(), format="png")
     most = int(A[-1].abs().argmax())
     alt = (

@@ -77,9 +77,9 @@ def test_nonsense_is_refused_with_a_clear_error(lm, examples, kwargs, message):
 
 def test_a_tokenizer_that_ends_every_text_alike_is_noticed(lm, monkeypatch):
     class Ending:
-        def __call__(self, text):
-            ids = lm.tokenizer(text)
-            return type(ids)({"input_ids": [*ids.input_ids, 2]})
+        def __call__(self, texts):
+            ids = lm.tokenizer(texts)
+            return type(ids)({"input_ids": [[*row, 2] for row in ids.input_ids]})
 
     with pytest.raises(ValueError, match="' B' has the same tokens as another one"):
         ga.evaluate(dataclasses.replace(lm, tokenizer=Ending()), [ga.Example("A", (" A", " B"), 0, "t")])
@@ -90,6 +90,8 @@ def test_numbers_that_are_none_and_prompts_of_nothing_are_named(lm, tokenizer):
         lm.model.lm_head.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"the model gives no numbers \(NaN\) on example 0"):
         ga.evaluate(lm, [ga.Example("A", (" A", " B"), 0, "t")])
-    bare = dataclasses.replace(lm, tokenizer=lambda text: type("Ids", (), {"input_ids": tokenizer(text).input_ids[1:]}))
+    bare = dataclasses.replace(
+        lm, tokenizer=lambda texts: type("Ids", (), {"input_ids": [ids[1:] for ids in tokenizer(texts).input_ids]})
+    )
     with pytest.raises(ValueError, match="example 0 has an empty prompt"):
         ga.evaluate(bare, [ga.Example("", (" A", " B"), 0, "t")])

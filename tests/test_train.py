@@ -22,12 +22,18 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [0, 2, 3, 7])
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, tokenizer, monkeypatch, at):
-    monkeypatch.setattr(loop, "SAVE_EVERY", 2)
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, tokenizer):
+    """A run that nothing stops."""
     torch.set_num_threads(1)
-    straight = run_in(tmp_path / "straight", tokenizer)
-    loop.train(straight, STAGES, 1e-3, "train-3", Writer(tokenizer))
+    run = run_in(tmp_path_factory.mktemp("straight"), tokenizer)
+    loop.train(run, STAGES, 1e-3, "train-3", Writer(tokenizer))
+    return run
+
+
+@pytest.mark.parametrize("at", [0, 2, 3, 7])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, tokenizer, straight, monkeypatch, at):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 2)
 
     def kill(model, data, step):
         if step == at:
