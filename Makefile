@@ -1,8 +1,7 @@
 PY := .venv/bin/python
 COLAB := .venv-colab/bin/python
 BENCH := .venv-bench/bin/python
-# One thread each: two processes of two threads on two cores wait for each other most of the time.
-TEST_ON_TWO_CORES = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+PYTEST := -m pytest -n 2 --dist loadfile
 
 .PHONY: env lab course refresh test test-colab bench
 env: .venv/.ready          ## make .venv; nothing to do when it is up to date
@@ -18,11 +17,13 @@ course: env                ## run copies of all notebooks; notebooks and HTML in
 refresh: env               ## rerun the notebooks in place: their committed outputs
 	$(PY) -m ga_utils.course refresh
 
+# Two processes of two threads each, on two cores, would wait for each other most of the time.
+test test-colab: export OMP_NUM_THREADS = 1
 test: env                  ## unit tests, then every notebook with nbval
-	$(TEST_ON_TWO_CORES)
+	$(PY) $(PYTEST)
 
 test-colab: .venv-colab/.ready   ## the same, with the versions of a stock Colab runtime
-	$(subst $(PY),$(COLAB),$(TEST_ON_TWO_CORES))
+	$(COLAB) $(PYTEST)
 .venv-colab/.ready: pyproject.toml tests/colab.txt
 	python3 -m venv .venv-colab && $(COLAB) -m pip install -q -c tests/colab.txt -e ".[test]" && touch $@
 

@@ -109,11 +109,11 @@ def repairing(student, teacher):
 
 def test_one_layer_and_one_head_of_attention_bring_retrieval_back(models, tiny):
     student = models["tiny-llamba-unaligned"]
-    low, high = whole_kv(student, 16, n=300), whole_kv(tiny, 16, n=500)
+    low, high = whole_kv(student, 16, n=500), whole_kv(tiny, 16, n=500)
 
     def closed(context):
         with context:
-            return (kv(student, 16, n=300) - low) / (high - low)
+            return (kv(student, 16, n=500) - low) / (high - low)
 
     layers = sorted((closed(ga.replace_layer(student, tiny, layer)) for layer in range(student.n_layers)), reverse=True)
     assert layers[0] >= 0.5 and layers[0] - layers[1] >= 0.3
