@@ -19,31 +19,29 @@ from ga_utils.exact import ExactSweep
 from ga_utils.heads import Head
 from ga_utils.resume import entering
 
-LINEAR = 0.5  # nats of log-odds; an estimated change that is larger has left the linear range, and even its sign may be wrong
-
 
 def attribution(run: ExactSweep, answers: list[int], heads: list[Head]) -> tuple[np.ndarray, list[Head]]:
     """Estimates for all heads, and the heads in the order in which they deserve an exact look.
 
-    That order is by the estimated log-probability of the right choice, with every change of more than `LINEAR` taken for a
-    loss: a head on which all hangs is far outside the range where a first-order estimate means anything.
+    That order is by a more fearful estimate, in which a change of c nats of log-odds at one position counts as c - c^2 / 2:
+    large ones have left the range where a first-order estimate means anything, its sign included, and mostly are losses.
 
     What this pass records, `run` uses for its pieces.
 
     Returns: estimated mean log-probability of the right choice with each head disabled, [len(heads)]; heads, in order.
     """
-    margin, change = run.halving(_first_order, run, answers)  # [example], [example, mixer's head] for each mixer
-    of = {Head(m.layer, head): c[:, head - m.first] for m, c in zip(run.mixers, change) for head in m.heads}
-    estimate = np.array([logsigmoid(margin + of[head]).mean().item() for head in heads])
-    feared = (torch.where(of[head].abs() > LINEAR, -of[head].abs(), of[head]) for head in heads)
-    order = np.array([logsigmoid(margin + change).mean().item() for change in feared]).argsort(kind="stable")
-    return estimate, [heads[i] for i in order]
+    margin, changes = run.halving(_first_order, run, answers)
+    of = {Head(m.layer, head): c[..., head - m.first] for m, c in zip(run.mixers, changes) for head in m.heads}
+    estimate = np.array([logsigmoid(margin + of[head][0]).mean().item() for head in heads])
+    feared = np.array([logsigmoid(margin + of[head][0] - of[head][1] / 2).mean().item() for head in heads])
+    return estimate, [heads[i] for i in feared.argsort(kind="stable")]
 
 
 def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Log-odds of the right choice, [example], and for each mixer their estimated change, [example, head]."""
+    """Log-odds of the right choice, [example], and for each mixer their estimated change: its sum over positions, and the
+    sum of its squares, [2, example, head]."""
     margins = torch.zeros(len(answers))
-    changes = [torch.zeros(len(answers), mixer.n_heads) for mixer in run.mixers]
+    changes = [torch.zeros(2, len(answers), mixer.n_heads) for mixer in run.mixers]
 
     def look_on(batch: Batch, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
         seen: dict[int, torch.Tensor] = {}
@@ -60,8 +58,9 @@ def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, lis
         for k, (mixer, table, gradient) in enumerate(zip(run.mixers, run.tables, gradients)):
             z = seen[k].detach()
             instead = table[torch.arange(z.shape[1], device=z.device) % len(table)]
-            by_head = ((instead - z) * gradient).float().sum(1).unflatten(-1, (mixer.n_heads, mixer.d_head)).sum(-1)
-            changes[k].index_add_(0, example_of, by_head.cpu())  # by_head: [row, head]
+            change = ((instead - z) * gradient).float().unflatten(-1, (mixer.n_heads, mixer.d_head)).sum(-1)
+            by_head = torch.stack([change.sum(1), change.square().sum(1)])  # [2, row, head]
+            changes[k].index_add_(1, example_of, by_head.cpu())
         return logits.detach()
 
     run.record(share=False, run=look_on)  # with a shared beginning, the examples' gradients there would be one sum
