@@ -1,7 +1,7 @@
 PY := .venv/bin/python
 COLAB := .venv-colab/bin/python
 BENCH := .venv-bench/bin/python
-PYTEST := -m pytest -n 2 --dist loadfile
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: env lab course refresh test test-colab bench
 env: .venv/.ready          ## make .venv; nothing to do when it is up to date

@@ -14,7 +14,8 @@ from ga_utils.models import LM
 from ga_utils.scoring import Row
 
 CPU_TOKENS = 1024  # of a forward pass; with more, activations leave the caches (4,096: a third slower on two cores)
-GPU_TOKENS = 1 << 15  # halved whenever memory runs out
+GPU_TOKENS = 1 << 15  # of a forward pass, where memory allows
+LEAST_TOKENS = 256  # of a forward pass: where halving ends
 SHARED = 16  # tokens; a shorter common beginning is not worth a cache
 
 
@@ -52,8 +53,24 @@ class Batch:
 
 
 def tokens_at_once(lm: LM) -> int:
-    """How many tokens a forward pass of a sweep begins with on this device."""
+    """How many tokens of a sweep go through the model together on such a device, if memory allows."""
     return CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS
+
+
+def tokens_that_fit(lm: LM) -> int:
+    """The same, halved until what two layers' projections make of them fits into half of the GPU's free memory.
+
+    A guess, to begin with: whenever memory runs out nevertheless, the sweep halves again.
+    """
+    tokens = tokens_at_once(lm)
+    if lm.device.type == "cpu":
+        return tokens
+    linears = [module for module in lm.layers[0].modules() if isinstance(module, nn.Linear)]
+    each = 2 * sum(linear.out_features * linear.weight.element_size() for linear in linears)  # bytes
+    free = torch.cuda.mem_get_info(lm.device)[0]
+    while tokens > LEAST_TOKENS and tokens * each > free / 2:
+        tokens //= 2
+    return tokens
 
 
 def batch_of(rows: list[Row], start: int, device: torch.device) -> Batch:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from ga_utils.batches import Batch, Behind, batch_of, batches_of, common_start, read_off, tokens_at_once
+from ga_utils.batches import LEAST_TOKENS, Batch, Behind, batch_of, batches_of, common_start, read_off, tokens_that_fit
 from ga_utils.heads import Head, replacement_tables
 from ga_utils.interrupts import held
 from ga_utils.items import Example
@@ -37,14 +37,12 @@ from ga_utils.resume import Seen, entering, look, passing, reading, repeated, st
 from ga_utils.scoring import Row
 from ga_utils.shortcuts import adding, at, factor
 
-LEAST_TOKENS = 256  # of a forward pass: where halving ends
-
 
 class ExactSweep:
     """Computes pieces of a sweep: `run(heads)` gives log-probabilities of choices, float64 [head, n_examples, n_choices].
 
     The heads of a piece lie in one layer; no heads at all is the model with nothing disabled. NaN where an example
-    has fewer choices. On one machine the same piece gives the same bits each time.
+    has fewer choices. On one machine, with as much memory free, the same piece gives the same bits each time.
     """
 
     def __init__(self, lm: LM, rows: list[Row], mode: str = "zero", reference: list[Example] | None = None):
@@ -52,7 +50,7 @@ class ExactSweep:
         self.mixers, self.last = lm.mixers, lm.n_layers - 1
         self.tables = replacement_tables(lm, self.mixers, mode, reference)
         self.shape = 1 + max(row.example for row in rows), 1 + max(choice for row in rows for choice, _, _ in row.reads)
-        self.budget = tokens_at_once(lm)
+        self.budget = tokens_that_fit(lm)
         self.layers: list[Seen] = []
         self.batches: list[Batch] = []
         self.baseline = np.full((1, *self.shape), np.nan)

@@ -1,6 +1,7 @@
 """The fast sweep gives what the plain loop gives: full forward passes, one head at a time, for every family and mode."""
 
 import random
+from types import SimpleNamespace
 
 import families
 import numpy as np
@@ -12,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import ga_utils as ga
 from ga_utils import batches
-from ga_utils.batches import common_start
+from ga_utils.batches import common_start, tokens_that_fit
 from ga_utils.exact import ExactSweep
 from ga_utils.resume import look
 from ga_utils.scoring import rows_of
@@ -193,6 +194,16 @@ def test_running_out_of_memory_halves_the_batch(lm, monkeypatch):
     monkeypatch.setattr(type(lm.model), "forward", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("none at all")))
     with pytest.raises(torch.OutOfMemoryError):
         ExactSweep(lm, rows_of(lm, examples))((ga.Head(1, 1),))
+
+
+def test_a_gpu_begins_with_what_fits(lm, monkeypatch):
+    """Two layers' projections of one token: q, k, v, o, gate, up, down, 4 bytes each."""
+    token = 2 * 4 * (96 + 2 * 16 * lm.model.config.num_key_value_heads + 48 + 64 + 64 + 48)
+    gpu = SimpleNamespace(device=torch.device("cuda"), layers=lm.layers)
+    for free, tokens in ((2 * 1024 * token, 1024), (2 * 1024 * token - 1, 512), (1 << 50, 1 << 15), (0, 256)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 50))
+        assert tokens_that_fit(gpu) == tokens
+    assert tokens_that_fit(lm) == batches.CPU_TOKENS
 
 
 def test_an_interrupted_sweep_leaves_the_model_as_it_was(lm, monkeypatch):
