@@ -35,7 +35,7 @@ from ga_utils.items import Example
 from ga_utils.models import LM, Mixer
 from ga_utils.resume import Seen, entering, look, passing, reading, repeated, standing_in
 from ga_utils.scoring import Row
-from ga_utils.shortcuts import adding, at, factor
+from ga_utils.shortcuts import adding, at, factor, turned
 
 
 class ExactSweep:
@@ -157,7 +157,7 @@ class ExactSweep:
     def _forward(self, batch: Batch, n: int, cache, reads: torch.Tensor | None) -> torch.Tensor:
         """Hugging Face's forward on n copies of a batch; `reads`: make logits there, if not at all positions left."""
         keep = 0 if reads is None else reads.unique()
-        with self.gate.opened():
+        with turned(self.lm.model.get_output_embeddings()), self.gate.opened():
             logits = self.lm.model(
                 input_ids=batch.ids.repeat(n, 1), past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
                 attention_mask=None if batch.mask is None else batch.mask.repeat(n, 1),

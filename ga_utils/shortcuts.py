@@ -75,6 +75,25 @@ def adding(
 
 
 @contextmanager
+def turned(linear: nn.Module | None) -> Iterator[None]:
+    """A projection computes (W x^T)^T for x W^T: on a CPU, of few positions and many outputs, in about half the time.
+
+    Measured for 16 positions and 8,000 to 32,000 outputs on two cores; above some hundred positions there is no difference.
+    """
+    if type(linear) is not nn.Linear or linear.bias is not None or linear.weight.device.type != "cpu":
+        yield
+        return
+    forward = linear.forward
+
+    def few(hidden: torch.Tensor) -> torch.Tensor:
+        rows = hidden.flatten(0, -2)
+        return forward(hidden) if len(rows) > 128 else (linear.weight @ rows.T).T.unflatten(0, hidden.shape[:-1])
+
+    with replaced(linear, few):
+        yield
+
+
+@contextmanager
 def asking(mixer: nn.Module, reads: torch.Tensor) -> Iterator[None]:
     """An attention module makes queries at positions `reads` [row, read] alone; everywhere else its z is zero.
 
