@@ -102,7 +102,16 @@ WORKS = {
 }
 
 
+@pytest.fixture
+def python_interrupts():
+    """As in a terminal or a kernel: whoever is started in a shell's background is told to ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("name", WORKS)
+@pytest.mark.usefixtures("python_interrupts")
 def test_an_interrupt_at_any_moment_is_raised_and_leaves_the_model_as_it_was(name, tokenizer):
     family, work = WORKS[name]
     lm = families.build(family, tokenizer)
