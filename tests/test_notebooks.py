@@ -60,6 +60,8 @@ def test_cells_are_short_and_explained(notebook):
     lengths = [len(cell.source.splitlines()) for cell in code(notebook)]
     assert max(lengths) <= 25 and median(lengths) <= 6
     assert len(notebook.cells) - len(lengths) >= 0.7 * len(lengths)
+    long = [line for cell in code(notebook) for line in cell.source.splitlines() if len(line) > 99]
+    assert not long, "JupyterLab shows about 99 columns on a screen of 1,300 pixels"
 
 
 @each
