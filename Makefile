@@ -12,10 +12,10 @@ lab: env                   ## open the notebooks
 	$(PY) -m jupyterlab notebooks
 
 course: env                ## run copies of all notebooks; notebooks and HTML in build/
-	$(PY) -m ga_utils.course run
+	$(PY) notebooks/build.py run
 
 refresh: env               ## rerun the notebooks in place: their committed outputs
-	$(PY) -m ga_utils.course refresh
+	$(PY) notebooks/build.py refresh
 
 # Two processes of two threads each, on two cores, would wait for each other most of the time.
 test test-colab: export OMP_NUM_THREADS = 1

@@ -27,20 +27,21 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 from IPython.display import Markdown
 
 from ga_utils import checks, plots, tasks
-from ga_utils.attention import aggregate_score, attention_map, gather_score, scan, segments, shares, sharpness
-from ga_utils.circuits import attention_view
-from ga_utils.guesses import Guess, predict
-from ga_utils.harness import lm_eval
+from ga_utils.attention import aggregate_score, attention_map, gather_score, scan, shares, sharpness
+from ga_utils.doctor import doctor, install_kernels
+from ga_utils.examples import Example
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
 from ga_utils.hybrid import replace_head, replace_layer
-from ga_utils.items import Example
-from ga_utils.kernels import install_kernels
-from ga_utils.machine import doctor
-from ga_utils.models import LM, Mixer, load_model, wrap
+from ga_utils.models.lm import LM, Mixer, load_model, wrap
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
-from ga_utils.sweeps import HeadSweep, LayerSweep, sweep_heads, sweep_layers
-from ga_utils.widgets import attention_beside, head_explorer, sweep_view
+from ga_utils.segments import segments
+from ga_utils.sweeps import sweep_heads, sweep_layers
+from ga_utils.sweeps.results import HeadSweep, LayerSweep
+from ga_utils.tasks.harness import lm_eval
+from ga_utils.views.circuitsvis import attention_view
+from ga_utils.views.predict import Guess, predict
+from ga_utils.views.widgets import attention_beside, head_explorer, sweep_view
 
 
 def glossary() -> Markdown:

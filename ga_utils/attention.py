@@ -8,36 +8,22 @@ the segment. An Aggregate head attends from the last token of the prompt to a cl
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
 from ga_utils.interrupts import held
-from ga_utils.items import Example
-from ga_utils.models import LM, Mixer
+from ga_utils.models.lm import LM, Mixer
+from ga_utils.segments import Segment, segments
 from ga_utils.ssm import Scan, scan_of
 
 LARGEST = 4e9  # bytes of maps made without naming heads
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Token positions of one option or pair: its first token, and the token that holds its final newline."""
-
-    start: int
-    end: int
-
-    @property
-    def closing(self) -> list[int]:
-        """The two tokens at which the whole segment is known: the newline and the token after it."""
-        return [self.end, self.end + 1]
 
 
 def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None = None) -> torch.Tensor:
@@ -92,31 +78,6 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
         with gate.opened():
             _read(lm, prompt)
     return scan_of(mixers[0].module, seen[-1])
-
-
-def segments(lm: LM, example: Example) -> list[Segment]:
-    """Where each choice of an `mmlu` or `kv_retrieval` example stands in its prompt, in the order of the choices.
-
-    Raises:
-        ValueError: a choice has no line of its own (`B. ...`, `key: 17` or `key:17`) in the prompt.
-    """
-    encoded = lm.tokenizer(example.prompt, return_offsets_mapping=True)
-    starts = [start for start, _ in encoded.offset_mapping]
-    ends = [end for _, end in encoded.offset_mapping]
-    found = []
-    for choice in example.choices:
-        mark = re.escape(choice.strip())
-        line = re.search(rf"^(?:{mark}\. .*|\S+: ?{mark})\n", example.prompt, re.MULTILINE)
-        if not line:
-            raise ValueError(f"choice {choice!r} has no line of its own in the {example.task} prompt, so no segment")
-        start = max(i for i, s in enumerate(starts) if s <= line.start() < ends[i])
-        end = max(i for i, s in enumerate(starts) if s < line.end() <= ends[i])
-        if end + 1 == len(starts):
-            raise ValueError(
-                f"choice {choice!r} ends the {example.task} prompt: no token after its line can close the segment"
-            )
-        found.append(Segment(start, end))
-    return found
 
 
 def gather_score(lm: LM, examples: list[Example], progress: bool = True) -> np.ndarray:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ga_utils.examples import Example
 from ga_utils.interrupts import held
-from ga_utils.items import Example
-from ga_utils.models import LM, Mixer
+from ga_utils.models.lm import LM, Mixer
 
 MODES = ("zero", "mean", "resample")
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from ga_utils.heads import Head, ablate, check_heads
 from ga_utils.interrupts import held
-from ga_utils.llamba import LayerState, LlambaPreTrainedModel
-from ga_utils.models import LM, Mixer
+from ga_utils.models.llamba import LayerState, LlambaPreTrainedModel
+from ga_utils.models.lm import LM, Mixer
 
 NO_CACHE = "borrowed attention keeps no cache: call the hybrid with use_cache=False"
 

@@ -7,7 +7,6 @@ marker, a label or a number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,9 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 
 from ga_utils.scoring import Score
-
-if TYPE_CHECKING:
-    from ga_utils.sweeps import HeadSweep, LayerSweep
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F"
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
@@ -153,12 +149,12 @@ def guess(ax: Axes, value: float | None, at: str | tuple[str, str] | float | Non
     return ax
 
 
-def head_sweep(sweep: HeadSweep, ax: Axes | None = None) -> Axes:
+def head_sweep(sweep, ax: Axes | None = None) -> Axes:
     """Heat map of accuracy lost, in points, by disabling each head; grey: pruned or not swept."""
     return head_table(100 * sweep.drop, "accuracy lost (points)", decimals=0, largest=100, ax=ax)
 
 
-def two_sweeps(x: HeadSweep, y: HeadSweep, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
+def two_sweeps(x, y, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
     """Each swept head as a dot: what disabling it costs one task against what it costs another, in points.
 
     Heads that would lie on top of one another share a label.
@@ -208,7 +204,7 @@ def head_table(
     return ax
 
 
-def layer_sweep(sweep: LayerSweep, ax: Axes | None = None) -> Axes:
+def layer_sweep(sweep, ax: Axes | None = None) -> Axes:
     """Accuracy of each task over the layers kept, or left out."""
     xlabel = "layers kept" if sweep.how == "prefix" else "layer left out"
     return curves(sweep.x, sweep.scores, xlabel, ax=ax)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ga_utils.attention import aggregate_score, gather_score
+from ga_utils.examples import Example
 from ga_utils.heads import Head, alive_heads
-from ga_utils.items import Example
-from ga_utils.models import LM
-from ga_utils.sweeps import HeadSweep, sweep_heads
+from ga_utils.models.lm import LM
+from ga_utils.sweeps import sweep_heads
+from ga_utils.sweeps.results import HeadSweep
 
 MANY = 128  # heads; above that, disabling each in turn takes too long to be a default
 

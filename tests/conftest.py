@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import ga_utils as ga
 from ga_utils import sweeps
-from ga_utils.world import data_dir
+from ga_utils.models.loading import data_dir
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 import ga_utils as ga
-from ga_utils import benchmarks, corpora
+from ga_utils.tasks import benchmarks
+from ga_utils.tasks import datasets as sources
 
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
 REAL = SimpleNamespace(name="real", tokenizer=SimpleNamespace(get_vocab=lambda: {"Hello": 0}))
@@ -204,5 +205,5 @@ def test_without_the_package_the_message_says_what_to_install(monkeypatch):
 
 
 def test_every_revision_is_a_commit():
-    sources = [getattr(corpora, name) for name in "MMLU ARC PIQA OPENBOOKQA HELLASWAG WINOGRANDE GSM8K BBH".split()]
-    assert all(re.fullmatch("[0-9a-f]{40}", source.revision) for source in sources)
+    pinned = [getattr(sources, name) for name in "MMLU ARC PIQA OPENBOOKQA HELLASWAG WINOGRANDE GSM8K BBH".split()]
+    assert all(re.fullmatch("[0-9a-f]{40}", source.revision) for source in pinned)

@@ -19,11 +19,10 @@ from urllib.error import URLError
 from urllib.parse import urlparse
 from urllib.request import urlopen
 
+import build
 import ipywidgets
 import nbformat
 import pytest
-
-from ga_utils import course
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,8 +30,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium on PATH: apt-get install chromium"),
 ]
-SCREENS = course.ROOT / "build" / "screens"
-NOTEBOOKS = sorted(path.stem for path in (course.ROOT / "notebooks").glob("*.ipynb"))
+SCREENS = build.ROOT / "build" / "screens"
+NOTEBOOKS = sorted(path.stem for path in (build.ROOT / "notebooks").glob("*.ipynb"))
 OPENED = [name for name in NOTEBOOKS if os.environ.get("GA_BROWSER") == "all" or name[:2] in ("00", "02")]
 PLAIN_LAB = {  # all cells are in the page, not only those in sight, and no question about news hides a button
     "lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
@@ -57,7 +56,7 @@ def browser():
 def lab(tmp_path_factory):
     """A JupyterLab on a free port over a copy of the notebooks, with settings of its own: its address and its token."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(course.ROOT / "notebooks", folder / "notebooks")
+    shutil.copytree(build.ROOT / "notebooks", folder / "notebooks")
     for name, settings in PLAIN_LAB.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(settings))
@@ -65,7 +64,7 @@ def lab(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
-    python_path = os.pathsep.join([str(course.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    python_path = os.pathsep.join([str(build.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"JUPYTER_TOKEN": token, "JUPYTER_CONFIG_DIR": str(folder), "PYTHONPATH": python_path,
                                 "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", "notebooks", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
@@ -224,8 +223,8 @@ def test_a_notebook_runs_in_jupyterlab_and_its_live_views_answer(name, lab, brow
 
 
 def test_the_site_fits_a_phone_and_asks_nobody(browser, tmp_path):
-    notebooks = {path: nbformat.read(path, 4) for path in sorted((course.ROOT / "notebooks").glob("*.ipynb"))}
-    course.site(notebooks, tmp_path)
+    notebooks = {path: nbformat.read(path, 4) for path in sorted((build.ROOT / "notebooks").glob("*.ipynb"))}
+    build.site(notebooks, tmp_path)
     page, outside = new_page(browser, 390, 844)
     for path in sorted(tmp_path.glob("*.html")):
         page.goto(path.as_uri())

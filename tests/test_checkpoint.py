@@ -12,9 +12,10 @@ from sweeping import committed, same
 from transformers import AutoTokenizer
 
 import ga_utils as ga
-from ga_utils import checkpoint, sweeps
-from ga_utils.checkpoint import Checkpoint
-from ga_utils.world import data_dir
+from ga_utils import sweeps
+from ga_utils.models.loading import data_dir
+from ga_utils.sweeps import checkpoint
+from ga_utils.sweeps.checkpoint import Checkpoint
 
 PIECES = 19  # the baseline and 3 layers of 6 heads
 # A server that has imported everything forks the processes that will be killed: no import to wait for each time.

@@ -16,8 +16,9 @@ from conftest import random_llama
 from sweeping import same
 
 import ga_utils as ga
-from ga_utils import checkpoint, cluster, sweeps
+from ga_utils import sweeps
 from ga_utils.scoring import rows_of
+from ga_utils.sweeps import checkpoint, ray_engine
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
     def never(*args, **kwargs):
         raise AssertionError("all pieces were in the file")
 
-    monkeypatch.setattr(cluster, "evaluate", never)
+    monkeypatch.setattr(ray_engine, "evaluate", never)
     monkeypatch.setattr(sweeps, "ExactSweep", never)
     for engine in ("local", "ray"):
         assert same(ga.sweep_heads(tiny, examples, checkpoint=path, engine=engine, progress=False), spread)
@@ -115,9 +116,9 @@ def dies(lm):
 
 @pytest.mark.slow
 def test_a_piece_that_kills_every_worker_ends_in_an_error(tiny, two_workers, monkeypatch):
-    monkeypatch.setattr(cluster, "RETRIES", 1)
+    monkeypatch.setattr(ray_engine, "RETRIES", 1)
     with pytest.raises(RuntimeError, match=r"workers died 2 times on piece \(L1H2,\).*Out of memory"):
-        list(cluster.on_ray(tiny, ga.tasks.mmlu(tiny, n=4), iter([(ga.Head(1, 2),)]), dies))
+        list(ray_engine.on_ray(tiny, ga.tasks.mmlu(tiny, n=4), iter([(ga.Head(1, 2),)]), dies))
 
 
 def test_a_model_object_and_a_missing_ray_are_refused(tokenizer, tiny, monkeypatch):

@@ -3,11 +3,11 @@
 import re
 import sys
 
+import build
 import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from ga_utils import course
 from ga_utils.checks import ALL
 
 
@@ -24,13 +24,13 @@ def project(tmp_path, monkeypatch):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "00_x.ipynb")
     (tmp_path / "README.md").write_text("# Course\n\n[first](notebooks/00_x.ipynb#Title) [licence](LICENSE)")
     (tmp_path / "LICENSE").write_text("free")
-    monkeypatch.setattr(course, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
     return tmp_path
 
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["course", *arguments])
-    course.main()
+    build.main()
 
 
 def test_run_writes_notebook_and_page_and_leaves_the_source_alone(project, monkeypatch):
@@ -90,11 +90,11 @@ def test_a_page_describes_its_figures_in_their_order():
     figures = [nbformat.v4.new_output("display_data", {"image/png": pixel}) for _ in range(2)]
     cells = [nbformat.v4.new_code_cell("a", outputs=figures, metadata={"alt": ["first", 'second, "quoted"']}),
              nbformat.v4.new_code_cell("b", outputs=figures[:1], metadata={"alt": ["third"]})]  # fmt: skip
-    page = course.page(nbformat.v4.new_notebook(cells=cells))
+    page = build.page(nbformat.v4.new_notebook(cells=cells))
     assert re.findall(r'<img alt="([^"]*)"', page) == ["first", "second, &quot;quoted&quot;", "third"]
 
 
-PACK = (course.ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+PACK = (build.ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_teachers_paths_take_the_minutes_they_claim():
@@ -104,7 +104,7 @@ def test_the_teachers_paths_take_the_minutes_they_claim():
         assert sum(int(row) for row in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)) == int(name)
 
 
-@pytest.mark.parametrize("path", sorted((course.ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((build.ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_the_teachers_pack_knows_every_figure_and_every_quiz_question(path):
     notebook = nbformat.read(path, as_version=4)
     part = re.search(rf"^## {path.stem[:2]} (.*?)(?=^## |\Z)", PACK, re.DOTALL | re.MULTILINE)[1]
@@ -118,6 +118,6 @@ def test_the_teachers_pack_knows_every_figure_and_every_quiz_question(path):
 
 
 def test_everything_the_teachers_pack_names_exists():
-    assert all((course.ROOT / "notebooks" / target).exists() for target in re.findall(r"\]\(([^)#h][^)#]*)\)", PACK))
+    assert all((build.ROOT / "notebooks" / target).exists() for target in re.findall(r"\]\(([^)#h][^)#]*)\)", PACK))
     checks = re.findall(r"they do (.*?) \|", PACK)
     assert {name for line in checks for name in re.findall(r"`(\w+)`", line)} <= set(ALL)

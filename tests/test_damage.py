@@ -10,9 +10,9 @@ import pytest
 from conftest import random_llama
 
 import ga_utils as ga
-from ga_utils.registry import TINY
-from ga_utils.train import save
-from ga_utils.world import data_dir
+from ga_utils.models.catalog import TINY
+from ga_utils.models.loading import data_dir
+from ga_utils.training.recipes import save
 
 MODELS = data_dir() / "models"
 
@@ -38,7 +38,7 @@ def repository(tmp_path, monkeypatch):
     for name in ("SHA256SUMS", ".gitattributes"):
         shutil.copy(MODELS / name, models)
     shutil.copytree(MODELS / "tiny-llama", models / "tiny-llama")
-    monkeypatch.setattr("ga_utils.models.data_dir", lambda: models.parent)
+    monkeypatch.setattr("ga_utils.models.lm.data_dir", lambda: models.parent)
     return models
 
 

@@ -6,9 +6,9 @@ import families
 import pytest
 import torch
 
-from ga_utils import loop
-from ga_utils.curriculum import Stage, Writer, batch
-from ga_utils.distill import Alignment, from_llama, prediction_loss, written
+from ga_utils.training import loop
+from ga_utils.training.curriculum import Stage, Writer, batch
+from ga_utils.training.distill import Alignment, from_llama, prediction_loss, written
 
 STAGE = Stage(60, {"kv": 0.5, "mmlu": 0.5}, max_pairs=4, length=64, rows=4)
 

@@ -10,8 +10,9 @@ from full_width import SHAPES, on_meta
 from packaging.version import Version
 
 import ga_utils as ga
-from ga_utils import machine, registry
-from ga_utils.loading import layer_of
+from ga_utils import doctor
+from ga_utils.models import catalog
+from ga_utils.models.loading import layer_of
 
 
 def skip_zamba2_of_5_15(name):
@@ -22,7 +23,7 @@ def skip_zamba2_of_5_15(name):
 @pytest.mark.parametrize("name", SHAPES)
 def test_sizes_in_the_registry_are_those_of_the_architecture(name):
     skip_zamba2_of_5_15(name)
-    entry, model = registry.MODELS[name], on_meta(name)
+    entry, model = catalog.MODELS[name], on_meta(name)
     numbers = {False: 0, True: 0}
     for weight, p in model.named_parameters():
         numbers[layer_of(weight) >= 0 and "shared_transformer" not in weight] += p.numel()
@@ -33,7 +34,7 @@ def test_sizes_in_the_registry_are_those_of_the_architecture(name):
 
 
 def test_heads_of_the_paper_exist_in_their_models():
-    for name, entry in registry.MODELS.items():
+    for name, entry in catalog.MODELS.items():
         heads = [ga.Head.parse(text) for text in entry.gather + entry.aggregate]
         assert all(head.layer < entry.minimal <= entry.layers for head in heads)
         if heads:
@@ -43,17 +44,17 @@ def test_heads_of_the_paper_exist_in_their_models():
 
 
 def test_a_t4_gets_the_minimal_model(monkeypatch):
-    monkeypatch.setattr(machine, "default_device", lambda: "cuda")
-    monkeypatch.setattr(machine, "default_dtype", lambda device: torch.float16)
-    monkeypatch.setattr(machine, "free_gb", lambda device: 14.6)
-    monkeypatch.setattr(machine, "_gpu", lambda: "Tesla T4")
-    monkeypatch.setattr(machine, "why_no_kernels", lambda: "too old")
+    monkeypatch.setattr(doctor, "default_device", lambda: "cuda")
+    monkeypatch.setattr(doctor, "default_dtype", lambda device: torch.float16)
+    monkeypatch.setattr(doctor, "free_gb", lambda device: 14.6)
+    monkeypatch.setattr(doctor, "_gpu", lambda: "Tesla T4")
+    monkeypatch.setattr(doctor, "why_no_kernels", lambda: "too old")
     report = ga.doctor()
     models = report.models.set_index("model")["runs here"]
     assert models["llama-3.1-8b-instruct"] == "first 25 layers" and models["llama-3.2-1b"] == "whole"
     assert report.models.set_index("model")["least GPU"]["llama-3.1-8b-instruct"].startswith("T4")
     assert any("few prompts" in line for line in report.advice)
-    monkeypatch.setattr(machine, "free_gb", lambda device: 9.0)
+    monkeypatch.setattr(doctor, "free_gb", lambda device: 9.0)
     assert "too few" in ga.doctor().models.set_index("model")["runs here"]["llama-3.1-8b-instruct"]
 
 
@@ -70,7 +71,7 @@ def test_in_a_terminal():
 
 
 def test_without_a_gpu_no_kernels_are_installed(capsys, monkeypatch):
-    monkeypatch.setattr("ga_utils.kernels.subprocess.run", lambda *a, **k: pytest.fail("tried to install"))
+    monkeypatch.setattr("ga_utils.doctor.subprocess.run", lambda *a, **k: pytest.fail("tried to install"))
     if not torch.cuda.is_available():
         ga.install_kernels()
         assert "no GPU" in capsys.readouterr().out

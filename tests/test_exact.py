@@ -12,12 +12,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import ga_utils as ga
-from ga_utils import batches
-from ga_utils.batches import common_start, tokens_that_fit
-from ga_utils.exact import ExactSweep
-from ga_utils.resume import look
-from ga_utils.scoring import rows_of
-from ga_utils.shortcuts import replaced
+from ga_utils import scoring
+from ga_utils.scoring import common_start, rows_of, tokens_that_fit
+from ga_utils.sweeps.exact import ExactSweep
+from ga_utils.sweeps.partial_forward import look
+from ga_utils.sweeps.shortcuts import replaced
 
 FEW_SHOT = "Dictionary:\napple: 17\nlamp: 4\ndrum: 52\nQuestion: what is the value of lamp?\nAnswer: 4\n"
 
@@ -64,7 +63,7 @@ def test_every_family_and_mode_equals_the_plain_loop(family, mode, tokenizer):
 def test_random_shapes(trial, tokenizer, monkeypatch):
     """Layers, heads, grouped queries, batch sizes, shared beginnings: whatever comes."""
     rng = random.Random(trial)
-    monkeypatch.setattr(batches, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
+    monkeypatch.setattr(scoring, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
     n_heads = rng.choice([1, 2, 4, 6])
     groups = rng.choice([k for k in (1, 2, 3, 6) if n_heads % k == 0])
     shape = {"num_hidden_layers": rng.randint(1, 5), "num_attention_heads": n_heads, "num_key_value_heads": groups}
@@ -203,7 +202,7 @@ def test_a_gpu_begins_with_what_fits(lm, monkeypatch):
     for free, tokens in ((2 * 1024 * token, 1024), (2 * 1024 * token - 1, 512), (1 << 50, 1 << 15), (0, 256)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 50))
         assert tokens_that_fit(gpu) == tokens
-    assert tokens_that_fit(lm) == batches.CPU_TOKENS
+    assert tokens_that_fit(lm) == scoring.CPU_TOKENS
 
 
 def test_an_interrupted_sweep_leaves_the_model_as_it_was(lm, monkeypatch):

@@ -14,17 +14,17 @@ from conftest import logits
 from fake_hub import COMMIT, FakeHub
 
 import ga_utils as ga
-from ga_utils import hub, registry
-from ga_utils.loading import INDEX, layer_of
+from ga_utils.models import catalog, hub
+from ga_utils.models.loading import INDEX, layer_of
 
 PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
 # What a learner's session does, in a process of its own: the hub client reads its settings once, when it is imported.
 SESSION = """
 import sys, torch, ga_utils as ga
-from ga_utils import registry
+from ga_utils.models import catalog
 repos = sys.argv[1].split(",")
-registry.MODELS["m"] = registry.Entry(
-    tuple(registry.Source(repo, {revision!r}) for repo in repos), "none", 4, 0.001, 0.0005)
+catalog.MODELS["m"] = catalog.Entry(
+    tuple(catalog.Source(repo, {revision!r}) for repo in repos), "none", 4, 0.001, 0.0005)
 try:
     lm = ga.load_model("m", device="cpu", n_layers=2)
 except Exception as error:
@@ -138,14 +138,14 @@ def test_tokens_come_from_the_environment_a_login_or_colab_with_a_time_limit(tmp
 
 
 def test_what_does_not_fit_is_told_before_any_download(monkeypatch):
-    monkeypatch.setattr(registry, "free_gb", lambda device: 15.0)
-    monkeypatch.setattr("ga_utils.models.fetch", lambda *args: pytest.fail("tried to download"))
+    monkeypatch.setattr(catalog, "free_gb", lambda device: 15.0)
+    monkeypatch.setattr("ga_utils.models.lm.fetch", lambda *args: pytest.fail("tried to download"))
     with pytest.raises(ValueError, match=r"float16 takes 16\.1 GB.*has 15\.0 GB free: n_layers=26 would fit.*minimal model has 18"):
         ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16)
     with pytest.raises(ValueError, match="n_layers=40: llama-3.1-8b-instruct has 32 layers"):
         ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16, n_layers=40)
     asked = []
-    monkeypatch.setattr("ga_utils.models.fetch", lambda name, entry, n_layers: asked.append(n_layers) or 1 / 0)
+    monkeypatch.setattr("ga_utils.models.lm.fetch", lambda name, entry, n_layers: asked.append(n_layers) or 1 / 0)
     for n_layers in (18, "fit"):
         with pytest.raises(ZeroDivisionError), pytest.warns(UserWarning) if n_layers == "fit" else pytest.MonkeyPatch.context():
             ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16, n_layers=n_layers)

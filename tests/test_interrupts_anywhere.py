@@ -13,8 +13,8 @@ from conftest import logits
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import ga_utils as ga
-from ga_utils.exact import ExactSweep
 from ga_utils.scoring import rows_of
+from ga_utils.sweeps.exact import ExactSweep
 
 OURS = (str(Path(ga.__file__).parent), contextlib.__file__)
 TRIALS = 100  # moments; all if there are fewer

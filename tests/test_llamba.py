@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ga_utils import llamba
-from ga_utils.llamba import LlambaConfig, LlambaForCausalLM, ssd
+from ga_utils.models import llamba
+from ga_utils.models.llamba import LlambaConfig, LlambaForCausalLM, ssd
 
 
 @pytest.fixture

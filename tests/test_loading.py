@@ -9,7 +9,7 @@ from conftest import logits
 from safetensors.torch import load_file, save_file
 
 import ga_utils as ga
-from ga_utils.loading import INDEX, layer_of
+from ga_utils.models.loading import INDEX, layer_of
 
 PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
 

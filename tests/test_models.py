@@ -8,8 +8,8 @@ from conftest import logits, random_llama
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import ga_utils as ga
-from ga_utils.registry import TINY
-from ga_utils.world import data_dir
+from ga_utils.models.catalog import TINY
+from ga_utils.models.loading import data_dir
 
 MODELS = data_dir() / "models"
 PROMPT = "The flag of Arvo is"

@@ -10,8 +10,7 @@ import nbformat
 import pytest
 
 import ga_utils as ga
-from ga_utils import exercise
-from ga_utils.checks import ALL
+from ga_utils.checks import ALL, check
 from ga_utils.checks import NOTEBOOKS as EXERCISES
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -163,7 +162,7 @@ def test_four_to_six_exercises_from_a_warm_up_to_a_bonus(number):
 
 
 def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys, monkeypatch):
-    monkeypatch.setattr(exercise, "OUTCOMES", outcomes := {})
+    monkeypatch.setattr(check, "OUTCOMES", outcomes := {})
     monkeypatch.setattr(ga.checks, "OUTCOMES", outcomes)
     ga.checks.progress()
     assert "no exercise was checked" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import families
 import pytest
 import torch
 
-from ga_utils.scans import fast_scans
+from ga_utils.training.scans import fast_scans
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 50])

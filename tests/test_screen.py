@@ -8,10 +8,10 @@ from torch.nn.functional import logsigmoid
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ga_utils as ga
-from ga_utils.exact import ExactSweep
-from ga_utils.registry import TINY
+from ga_utils.models.catalog import TINY
 from ga_utils.scoring import rows_of
-from ga_utils.screen import attribution
+from ga_utils.sweeps.exact import ExactSweep
+from ga_utils.sweeps.screen import attribution
 
 
 def attributed(lm, examples, heads, *mode):

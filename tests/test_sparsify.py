@@ -9,10 +9,10 @@ import torch
 from conftest import logits, random_llama
 
 import ga_utils as ga
-from ga_utils import loop
-from ga_utils.curriculum import Stage, Writer, batch
-from ga_utils.sparsify import Pressure, Thrift, prune
-from ga_utils.train import new_llama
+from ga_utils.training import loop
+from ga_utils.training.curriculum import Stage, Writer, batch
+from ga_utils.training.recipes import new_llama
+from ga_utils.training.sparsify import Pressure, Thrift, prune
 
 PROMPT = "The flag of Arvo is amber river."
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from conftest import logits
 
 import ga_utils as ga
-from ga_utils.registry import TINY
+from ga_utils.models.catalog import TINY
 from ga_utils.ssm import Scan, scan_of
 
 LENGTHS = [1, 2, 15, 16, 17, 300]  # the models' chunk size is 16

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ga_utils import loop
-from ga_utils.curriculum import Stage, Writer, batch
-from ga_utils.train import new_llama
+from ga_utils.training import loop
+from ga_utils.training.curriculum import Stage, Writer, batch
+from ga_utils.training.recipes import new_llama
 
 STAGES = [Stage(3, {"repeat": 1.0}, length=48, rows=2), Stage(5, {"mmlu": 0.5, "kv": 0.5}, length=64, rows=2)]
 

@@ -13,7 +13,7 @@ from conftest import logits
 from matplotlib.colors import to_rgb
 
 import ga_utils as ga
-from ga_utils import circuits, guesses
+from ga_utils.views import circuitsvis, predict
 
 
 def every(widget, kind):
@@ -98,7 +98,7 @@ def test_sweep_view_has_a_readable_button_for_every_head_swept_and_answers_click
 
 
 def test_sweep_view_of_many_heads_keeps_the_costliest(pressed, examples, sweep, monkeypatch):
-    monkeypatch.setattr("ga_utils.widgets.MAX_BUTTONS", 3)
+    monkeypatch.setattr("ga_utils.views.widgets.MAX_BUTTONS", 3)
     buttons = every(ga.sweep_view(sweep, pressed, examples[0].prompt), widgets.Button)
     assert {b.description.split()[0] for b in buttons} == {str(h) for h in sweep.top(3)}
 
@@ -141,7 +141,7 @@ def test_every_control_has_a_visible_label_and_every_picture_a_text(pressed, exa
 
 def test_a_guess_is_committed_once_and_marked_in_the_figure(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(guesses, "display", seen.append)
+    monkeypatch.setattr(predict, "display", seen.append)
     guess = ga.predict("letters without it, in %")
     assert guess.value is None and "guess=50" in capsys.readouterr().out
     (slider,), (button,) = every(seen[0], widgets.IntSlider), every(seen[0], widgets.Button)
@@ -197,8 +197,8 @@ def test_the_interactive_view_needs_no_network_and_survives_a_hostile_token(lm, 
 def test_the_script_is_in_the_first_view_of_a_notebook_and_again_when_that_is_rerun(lm, monkeypatch):
     running = {}
     kernel = SimpleNamespace(get_parent=lambda channel: {"metadata": {"cellId": running["cell"]}})
-    monkeypatch.setattr(circuits, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
-    monkeypatch.setattr(circuits, "_carrier", {})
+    monkeypatch.setattr(circuitsvis, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    monkeypatch.setattr(circuitsvis, "_carrier", {})
     sizes = []
     for running["cell"] in ("a", "b", "a"):
         sizes.append(len(ga.attention_view(lm, "A B", 0).data))

@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import ga_utils as ga
-from ga_utils import items, world
-from ga_utils.curriculum import KINDS, Stage, Writer
+from ga_utils.tasks import tiny, world
+from ga_utils.training.curriculum import KINDS, Stage, Writer
 
 
 def test_shipped_facts_and_tokenizer_are_what_the_code_makes(tmp_path, tokenizer):
@@ -155,7 +155,7 @@ def test_tasks_refuse_nonsense(tiny):
 def test_the_partner_question_of_training_names_who_swapped_with_whom():
     rng = random.Random(0)
     for _ in range(50):
-        story = items.bbh(rng)
+        story = tiny.bbh(rng)
         a, b = re.search(r"(\w+) and (\w+) swap", story.text).groups()
         asked = {question.split()[2]: choices[answer].strip() for question, choices, answer in story.easier}
         assert asked == {a: b, b: a}

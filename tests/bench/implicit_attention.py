@@ -28,8 +28,8 @@ from transformers import (
 )
 
 import ga_utils as ga
+from ga_utils.models.loading import data_dir
 from ga_utils.ssm import Scan
-from ga_utils.world import data_dir
 
 
 def tokenizer():

@@ -1,0 +1,41 @@
+"""The exercises' checks, notebook by notebook: `ga.checks.zero_head(my_zero_head)`, and `ga.checks.progress()`.
+
+A check is its reference, its random inputs, and the usual mistakes, each under the hint that it earns.
+"""
+
+from __future__ import annotations
+
+from ga_utils.checks.check import OUTCOMES
+from ga_utils.checks.nb00 import accuracy, by_luck, control_heads, pick_answer, skill_lost
+from ga_utils.checks.nb01 import causal_attention, continuation_logprob, giveaways, kv_prompt, soft_lookup
+from ga_utils.checks.nb02 import aggregate, attribution, costs, gather, segment_spans, zero_head
+from ga_utils.checks.nb03 import half_width, mean_ablate, paired_p, to_disable, wilson
+from ga_utils.checks.nb04 import decay_mask, implicit_attention, next_state, numbers_kept, row_shares, unroll
+from ga_utils.checks.nb05 import best_first, gap_closed, greedy, silence_last, swap_head
+
+NOTEBOOKS = {
+    "00": [pick_answer, accuracy, skill_lost, control_heads, by_luck],
+    "01": [giveaways, continuation_logprob, kv_prompt, soft_lookup, causal_attention],
+    "02": [zero_head, segment_spans, gather, aggregate, costs, attribution],
+    "03": [half_width, wilson, paired_p, to_disable, mean_ablate],
+    "04": [next_state, unroll, decay_mask, implicit_attention, row_shares, numbers_kept],
+    "05": [gap_closed, silence_last, swap_head, best_first, greedy],
+}  # the exercises of each notebook, in their order there
+ALL = {check.name: check for checks in NOTEBOOKS.values() for check in checks}
+
+
+def progress() -> None:
+    """Print a line for each notebook whose checks were called in this kernel: ✓ right, ✗ not yet, · not attempted.
+
+    Each notebook has a kernel of its own, and nothing is written to disk: a restarted kernel starts from nothing.
+    """
+    for notebook, checks in NOTEBOOKS.items():
+        marks = {check.name: OUTCOMES.get(check.name, "·") for check in checks}
+        if marks.keys() & OUTCOMES.keys():
+            right = list(marks.values()).count("✓")
+            print(
+                f"{notebook}: {right} of {len(marks)} right  ",
+                "  ".join(f"{mark} {name}" for name, mark in marks.items()),
+            )
+    if not OUTCOMES:
+        print("no exercise was checked in this kernel yet")

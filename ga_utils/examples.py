@@ -1,0 +1,36 @@
+"""`Example`: one question, what may be answered, and what is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item: `prompt` is to be continued by `choices[answer]`; `task` names the kind of item.
+
+    given: for each choice a text that is read between the prompt and the choice, and not scored. Empty for all tasks but
+    Winogrande, where the two options are read and the rest of the sentence, the same for both, is scored.
+    """
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+    task: str
+    given: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(self.choices) < 2:
+            raise ValueError(f"an Example needs at least two choices, got {self.choices!r}")
+        if self.given and len(self.given) != len(self.choices):
+            raise ValueError(f"given has {len(self.given)} texts for {len(self.choices)} choices: one for each, or none")
+        if len(set(self.texts)) != len(self.choices):
+            raise ValueError(f"duplicate choices in {self.choices!r}: every choice must be a different text")
+        if not 0 <= self.answer < len(self.choices):
+            raise ValueError(f"answer={self.answer} is not an index into the {len(self.choices)} choices")
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """For each choice: everything that is read before it, and the choice itself, which is scored."""
+        given = self.given or ("",) * len(self.choices)
+        return [(self.prompt + before, choice) for before, choice in zip(given, self.choices)]

@@ -1,0 +1,152 @@
+"""Reading checkpoints from a folder: the first layers alone if that is asked for, and never with weights missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+INDEX = "model.safetensors.index.json"
+MANIFEST = "SHA256SUMS"  # beside the folders of the models that ship, as `sha256sum -c` reads it
+PER_LAYER = (
+    "layer_types",
+    "layers_block_type",
+    "mlp_layer_types",
+)  # configuration entries with one item for each layer
+
+
+def data_dir() -> Path:
+    """The folder `data/`: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).parents[1]
+    inside = package / "data"
+    return inside if inside.is_dir() else package.parent / "data"
+
+
+def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None, device="cpu") -> PreTrainedModel:
+    """A causal language model from safetensors files, or its first layers.
+
+    Of a checkpoint in several files, only those that hold a needed weight are opened. Weights go to the device one by
+    one: there is never a whole copy in the machine's memory.
+
+    Raises:
+        ValueError: `n_layers` out of range, a damaged file, or weights that the files lack or have in another shape;
+            names the first. A Llamba, whose code is ours, may not have a weight too many either.
+    """
+    folder = folder.resolve()
+    config = AutoConfig.from_pretrained(folder)
+    whole = config.num_hidden_layers
+    if n_layers is not None and not 1 <= n_layers <= whole:
+        raise ValueError(f"n_layers={n_layers}: {folder.name} has {whole} layers, ask for 1 or more of them")
+    if n_layers is not None:
+        config = first_layers(config, n_layers)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the weights left out on purpose would fill a page; what matters is checked below
+    try:
+        with needed_files(folder, n_layers or whole) as source:
+            for file in sorted(source.glob("*.safetensors")):
+                check_header(file)
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, device_map={"": device}, use_safetensors=True, output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )  # fmt: skip
+    finally:
+        logging.set_verbosity(verbosity)
+    lacking = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
+    if lacking:
+        raise ValueError(f"{folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in another shape: "
+                         f"{lacking[0]}")  # fmt: skip
+    unused = sorted(key for key in found["unexpected_keys"] if layer_of(key) < (n_layers or whole))
+    if unused:
+        message = f"{folder} has {len(unused)} weights that a {type(model).__name__} does not: {unused[0]}"
+        if config.model_type == "llamba":
+            raise ValueError(message)
+        warnings.warn(message, stacklevel=2)  # elsewhere they are leftovers that Hugging Face itself ignores
+    model.name_or_path = model.config.name_or_path = str(folder)
+    return model
+
+
+def check_header(file: Path) -> None:
+    """Raises a ValueError that names the file if it is no safetensors file, or shorter than its header says."""
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{file.resolve()} is damaged ({error}): delete it and fetch or copy it again") from None
+
+
+def check_sums(folder: Path) -> None:
+    """Are the files of a model that ships those that `MANIFEST` beside its folder lists?
+
+    Raises:
+        ValueError: one is missing or differs; names it, and the command that brings it back.
+    """
+    models = folder.parent.resolve()
+    sums = (models / MANIFEST).read_text() if (models / MANIFEST).is_file() else ""
+    listed = {line[66:]: line[:64] for line in sums.splitlines() if line[66:].startswith(f"{folder.name}/")}
+    wrong, lost = [], folder.name
+    if not listed:
+        wrong, lost = [f"{models / MANIFEST} is missing, or lists no file of {folder.name}"], MANIFEST
+    for name, expected in listed.items():
+        if not (models / name).is_file():
+            wrong.append(f"{models / name} is missing")
+        elif (found := sha256(models / name)) != expected:
+            wrong.append(f"{models / name} is damaged (its SHA-256 should be {expected} and is {found})")
+    if wrong:
+        raise ValueError(f'{"; ".join(wrong)}. Bring it back with  git -C "{models}" checkout -- {lost}  (a copy without git: '
+                         "download or install the course again; changed on purpose: load it by its folder's path)")  # fmt: skip
+
+
+def write_sums(folder: Path) -> None:
+    """Enter a model's files into `MANIFEST` beside its folder, in place of what stood there for it."""
+    path = folder.with_name(MANIFEST)
+    lines = [line for line in path.read_text().splitlines() if not line[66:].startswith(f"{folder.name}/")]
+    lines += [f"{sha256(file)}  {folder.name}/{file.name}" for file in folder.iterdir()]
+    path.write_text("".join(f"{line}\n" for line in sorted(lines, key=lambda line: line[66:])))
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
+    """The configuration of the same model with its first layers only; lists that name each layer's kind are cut, too."""
+    values = {key: value[:n_layers] if key in PER_LAYER and value else value for key, value in config.to_dict().items()}
+    number = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    if number in values:  # NemotronH has none: its list of layer kinds gives the number
+        values[number] = n_layers
+    return type(config).from_dict(values)
+
+
+def layer_of(weight: str) -> int:
+    """The number of the layer that a weight belongs to by its name; -1 if to none."""
+    found = re.search(r"(?:^|\.)layers\.(\d+)\.", weight)
+    return int(found[1]) if found else -1
+
+
+@contextmanager
+def needed_files(folder: Path, n_layers: int) -> Iterator[Path]:
+    """A folder that looks like `folder`, without the files that hold only later layers."""
+    if not (folder / INDEX).is_file():
+        yield folder
+        return
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if layer_of(name) < n_layers}
+    with TemporaryDirectory() as view:
+        for file in sorted({*index["weight_map"].values()}):
+            if not (folder / file).is_file():
+                raise ValueError(f"{folder / file} is missing: {INDEX} names it")
+            (Path(view) / file).symlink_to(folder / file)
+        for file in folder.glob("*config.json"):
+            (Path(view) / file.name).symlink_to(file)
+        (Path(view) / INDEX).write_text(json.dumps(index))
+        yield Path(view)

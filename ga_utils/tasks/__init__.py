@@ -1,0 +1,124 @@
+"""The tasks, each a list of `Example`s: `ga.tasks.mmlu(lm, n=200, seed=0)`.
+
+For a model that speaks the tiny world, items come from `tiny`, offline; for any other from public data sets
+through `ga_utils.benchmarks` (extra `eval`; the first use downloads). Seeds here and seeds of training never meet:
+training draws from `train-...` streams, tasks from `task-...` streams. Chances are the same in both worlds where the
+docstring gives one. All raise a ValueError for an `n` that there are not enough questions for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from ga_utils.examples import Example
+from ga_utils.models.lm import LM
+from ga_utils.tasks import benchmarks, tiny, world
+
+__all__ = ["Example", "bbh", "dialogue", "gsm8k", "knowledge", "kv_retrieval", "mmlu", "mmlu_content"]
+
+
+def mmlu(
+    lm: LM, n: int = 200, seed: int = 0, shots: int = 0, subjects: list[str] | None = None
+) -> list[Example]:
+    """Questions with lettered options, answered by a letter: knowledge *and* retrieval. Chance is 25 %.
+
+    Args:
+        shots: solved questions of the same subject shown first, 0 to 5 (the paper uses 5). Real data only.
+        subjects: MMLU's names, such as "anatomy"; all 57 by default. Real data only.
+    """
+    if _speaks_tiny(lm):
+        _only_real(shots=shots, subjects=subjects)
+        return _draw("mmlu", tiny.mmlu, n, seed)
+    return benchmarks.mmlu(_positive(n), seed, shots, subjects, content=False)
+
+
+def mmlu_content(
+    lm: LM, n: int = 200, seed: int = 0, shots: int = 0, subjects: list[str] | None = None
+) -> list[Example]:
+    """The same questions as `mmlu` with the same seed, scored by the options' text: no letter to retrieve."""
+    if _speaks_tiny(lm):
+        _only_real(shots=shots, subjects=subjects)
+        return _draw("mmlu", tiny.mmlu_content, n, seed)
+    return benchmarks.mmlu(_positive(n), seed, shots, subjects, content=True)
+
+
+def knowledge(lm: LM, n: int = 200, seed: int = 0, sets: list[str] | None = None) -> list[Example]:
+    """Facts to complete, scored by the likelihood of the continuation: knowledge, no retrieval.
+
+    Tiny world: chance is 25 %. Real data: an even mixture of ARC (easy and challenge), PIQA, OpenBookQA, HellaSwag and
+    Winogrande, or of those that `sets` names (`benchmarks.KNOWLEDGE`); chance is 25 %, for PIQA and Winogrande 50 %.
+    """
+    if _speaks_tiny(lm):
+        _only_real(sets=sets)
+        return _draw("knowledge", tiny.knowledge, n, seed)
+    return benchmarks.knowledge(_positive(n), seed, sets)
+
+
+def kv_retrieval(lm: LM, n_pairs: int = 8, n: int = 200, seed: int = 0) -> list[Example]:
+    """A dictionary of random pairs and one key to look up: retrieval, no knowledge. Chance is 1/n_pairs.
+
+    Real models get the paper's wording (`tiny.kv_memorize`); it needs no data set.
+    """
+    if not 2 <= n_pairs <= len(world.NOUNS):
+        raise ValueError(f"n_pairs={n_pairs}: there are keys for 2 to {len(world.NOUNS)} pairs")
+    ask = tiny.kv_retrieval if _speaks_tiny(lm) else tiny.kv_memorize
+    return _draw(f"kv-{n_pairs}", lambda rng: ask(rng, n_pairs), n, seed)
+
+
+def gsm8k(lm: LM, n: int = 200, seed: int = 0) -> list[Example]:
+    """Short stories that name numbers and ask for what follows from them. Chance is 25 %.
+
+    Tiny world: choose the sum. Real data: after five solved questions, choose the worked solution among three copies in
+    one line of which a number of the question is swapped for another one of it: which number stood where has to be
+    looked up (or the arithmetic checked). Scores of GSM8K itself come from generated solutions:
+    `ga.lm_eval(lm, ["gsm8k"])`.
+    """
+    if _speaks_tiny(lm):
+        return _draw("gsm8k", lambda rng: tiny.gsm8k(rng).ask(rng, "gsm8k"), n, seed)
+    return benchmarks.gsm8k(_positive(n), seed)
+
+
+def bbh(lm: LM, n: int = 200, seed: int = 0, sets: list[str] | None = None) -> list[Example]:
+    """Object tracking and other puzzles.
+
+    Tiny world: three people hold three things, two of them swap, who holds what? Chance is 33 %.
+    Real data: an even mixture of BIG-Bench Hard's 24 multiple-choice subsets, or of those that `sets` names, such as
+    "tracking_shuffled_objects_three_objects", each after three solved questions; chance is 5 to 50 % by subset.
+    """
+    if _speaks_tiny(lm):
+        _only_real(sets=sets)
+        return _draw("bbh", lambda rng: tiny.bbh(rng).ask(rng, "bbh"), n, seed)
+    return benchmarks.bbh(_positive(n), seed, sets)
+
+
+def dialogue(lm: LM, n: int = 200, seed: int = 0) -> list[Example]:
+    """Comprehension of a conversation. Tiny world: four speakers, one line each: who said it? Chance is 25 %.
+
+    Real data: TimeDial: which of the phrases fills the gap in a conversation, given what was said before and after?
+    """
+    if _speaks_tiny(lm):
+        return _draw("dialogue", lambda rng: tiny.dialogue(rng).ask(rng, "dialogue"), n, seed)
+    return benchmarks.dialogue(_positive(n), seed)
+
+
+def _speaks_tiny(lm: LM) -> bool:
+    vocab = lm.tokenizer.get_vocab()
+    return all(word in vocab for word in world.WORDS)
+
+
+def _only_real(**arguments) -> None:
+    for name, value in arguments.items():
+        if value:
+            raise ValueError(f"{name}={value!r}: only tasks on real data have that; this model speaks the tiny world")
+
+
+def _positive(n: int) -> int:
+    if n < 1:
+        raise ValueError(f"n={n}: ask for at least one example")
+    return n
+
+
+def _draw(stream: str, make: Callable[[random.Random], Example], n: int, seed: int) -> list[Example]:
+    rng = random.Random(f"task-{stream}-{seed}")
+    return [make(rng) for _ in range(_positive(n))]

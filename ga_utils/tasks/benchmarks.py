@@ -1,0 +1,226 @@
+"""Tasks on real data: rows of public data sets become `Example`s, in lm-evaluation-harness's own prompt formats.
+
+`ga_utils.tasks` calls these for every model that does not speak the tiny world. A test renders sample rows with the
+harness's templates and compares character by character. `Example.task` is the harness's name of the task.
+
+What is scored is the log-probability of a choice's text, the harness's `acc`; it reports `acc_norm` besides, which
+divides by the text's length. A row with two equal options can't be asked and is left out.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from ga_utils.examples import Example
+from ga_utils.tasks import datasets
+from ga_utils.tasks.datasets import INSTALL, Source, read
+
+
+def sample(rows, make: Callable[[int, dict], Example | None], n: int, rng: random.Random, what: str) -> list[Example]:
+    """The first n of the rows, in random order, that `make(index, row)` turns into an example."""
+    found: list[Example] = []
+    for index in rng.sample(range(len(rows)), len(rows)):
+        if len(found) == n:
+            break
+        example = make(index, rows[index])
+        if example:
+            found.append(example)
+    if len(found) < n:
+        raise ValueError(f"n={n}: {what} has only {len(found)} questions")
+    return found
+
+
+def _example(context: str, options: Iterable[str], answer: int, task: str) -> Example | None:
+    """The harness puts a space between context and option, and moves all space at the context's end to the option."""
+    options, prompt = list(options), context.rstrip()
+    if len(set(options)) < len(options):
+        return None
+    return Example(prompt, tuple(f"{context[len(prompt) :]} {option}" for option in options), answer, task)
+
+
+def mmlu(n: int, seed: int, shots: int, subjects: list[str] | None, content: bool) -> list[Example]:
+    """`mmlu_SUBJECT` of the harness, or with `content` its `mmlu_SUBJECT_continuation`: the same questions for a seed."""
+    if not 0 <= shots <= 5:
+        raise ValueError(f"shots={shots}: MMLU has 0 to 5 of them, the first questions of its dev split")
+    if isinstance(subjects, str):
+        raise ValueError(f"expected a list of subjects, got the single {subjects!r}: write [{subjects!r}]")
+    rows = read(datasets.MMLU)
+    column = rows["subject"]
+    if subjects is not None:
+        unknown = sorted(set(subjects) - set(column))
+        if unknown:
+            raise ValueError(f"MMLU has no subject {unknown[0]!r}: it has {', '.join(sorted(set(column)))}")
+        rows = rows.select([i for i, subject in enumerate(column) if subject in subjects])
+    ask = _mmlu_content if content else _mmlu_letters
+    shown = _mmlu_shots(ask, shots)
+
+    def make(index: int, row: dict) -> Example | None:
+        if len(set(row["choices"])) < 4:  # also for letters, so that a seed names the same questions in both forms
+            return None
+        kind = "questions" if content else "multiple choice questions"
+        about = f"The following are {kind} (with answers) about {row['subject'].replace('_', ' ')}.\n\n"
+        context, options = ask(row)
+        task = f"mmlu_{row['subject']}" + ("_continuation" if content else "")
+        return _example(about + shown[row["subject"]] + context, options, row["answer"], task)
+
+    return sample(rows, make, n, random.Random(f"task-mmlu-{seed}"), "MMLU" if subjects is None else "this part of MMLU")
+
+
+def _mmlu_shots(ask: Callable[[dict], tuple[str, list[str]]], shots: int) -> dict[str, str]:
+    """For each subject the first solved questions of its dev split, which has five, as text."""
+    shown, count = defaultdict(str), Counter()
+    for row in read(datasets.MMLU._replace(split="dev")) if shots else ():
+        count[row["subject"]] += 1
+        if count[row["subject"]] <= shots:
+            context, options = ask(row)
+            shown[row["subject"]] += f"{context} {options[row['answer']]}\n\n"
+    return shown
+
+
+def _mmlu_letters(row: dict) -> tuple[str, list[str]]:
+    options = "".join(f"{letter}. {choice}\n" for letter, choice in zip("ABCD", row["choices"]))
+    return f"{row['question'].strip()}\n{options}Answer:", list("ABCD")
+
+
+def _mmlu_content(row: dict) -> tuple[str, list[str]]:
+    return f"Question: {row['question'].strip()}\nAnswer:", row["choices"]
+
+
+def _arc(task: str, index: int, row: dict) -> Example | None:
+    answer = row["choices"]["label"].index(row["answerKey"])
+    return _example(f"Question: {row['question']}\nAnswer:", row["choices"]["text"], answer, task)
+
+
+def _piqa(index: int, row: dict) -> Example | None:
+    return _example(f"Question: {row['goal']}\nAnswer:", (row["sol1"], row["sol2"]), row["label"], "piqa")
+
+
+def _openbookqa(index: int, row: dict) -> Example | None:
+    answer = row["choices"]["label"].index(row["answerKey"].lstrip())
+    return _example(row["question_stem"], row["choices"]["text"], answer, "openbookqa")
+
+
+def _hellaswag(index: int, row: dict) -> Example | None:
+    def clean(text: str) -> str:  # WikiHow's mark-up
+        return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+
+    context = clean(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
+    return _example(context, map(clean, row["endings"]), int(row["label"]), "hellaswag")
+
+
+def _winogrande(index: int, row: dict) -> Example:
+    """Each option is read in the blank's place, and the rest of the sentence is scored, the same text for both."""
+    before, after = row["sentence"].split("_", 1)
+    options = row["option1"], row["option2"]
+    given = tuple(option.rstrip() for option in options)
+    choices = tuple(f"{option[len(read) :]} {after.strip()}" for option, read in zip(options, given))
+    return Example(before, choices, int(row["answer"]) - 1, "winogrande", given)
+
+
+KNOWLEDGE: dict[str, tuple[Source, Callable[[int, dict], Example | None]]] = {
+    "arc_easy": (datasets.ARC, partial(_arc, "arc_easy")),
+    "arc_challenge": (datasets.ARC._replace(config="ARC-Challenge"), partial(_arc, "arc_challenge")),
+    "piqa": (datasets.PIQA, _piqa),
+    "openbookqa": (datasets.OPENBOOKQA, _openbookqa),
+    "hellaswag": (datasets.HELLASWAG, _hellaswag),
+    "winogrande": (datasets.WINOGRANDE, _winogrande),
+}
+
+
+def knowledge(n: int, seed: int, sets: list[str] | None) -> list[Example]:
+    """As many questions of each set as of any other (the first ones get one more where n doesn't divide), shuffled."""
+    return _mixture({name: KNOWLEDGE[name] for name in _known(sets, KNOWLEDGE, "sets")}, "knowledge", n, seed)
+
+
+def _known(asked: list[str] | None, known: Iterable[str], argument: str) -> list[str]:
+    names = list(known) if asked is None else list(asked)
+    wrong = [name for name in names if name not in known] if not isinstance(asked, str) else [asked]
+    if wrong or not names:
+        raise ValueError(f"{argument}={asked!r}: expected a list of names out of {', '.join(known)}")
+    return names
+
+
+def _mixture(sets: dict[str, tuple[Source, Callable]], stream: str, n: int, seed: int) -> list[Example]:
+    rng, found = random.Random(f"task-{stream}-{seed}"), []
+    for i, (name, (source, make)) in enumerate(sets.items()):
+        share = n // len(sets) + (i < n % len(sets))
+        if share:
+            found += sample(read(source), make, share, rng, name)
+    rng.shuffle(found)
+    return found
+
+
+def bbh(n: int, seed: int, sets: list[str] | None) -> list[Example]:
+    """BIG-Bench Hard as in the harness's `leaderboard_bbh_*`: three solved questions, then one to answer.
+
+    Those shown questions, and each subset's choices, are read from the installed harness.
+    """
+    harness = find_spec("lm_eval")
+    if not harness:
+        raise ModuleNotFoundError(INSTALL)
+    import yaml
+
+    folder = Path(harness.submodule_search_locations[0]) / "tasks" / "leaderboard" / "bbh_mc"
+    files = {path.stem: path for path in sorted(folder.glob("[a-z]*.yaml"))}
+    templates = [yaml.safe_load(files[name].read_text(encoding="utf-8")) for name in _known(sets, files, "sets")]
+    subsets = {t["task"]: (datasets.BBH._replace(config=t["dataset_name"]), partial(_bbh, t)) for t in templates}
+    return _mixture(subsets, "bbh", n, seed)
+
+
+def _bbh(template: dict, index: int, row: dict) -> Example | None:
+    choices = template["doc_to_choice"]
+    if row["target"] not in choices:
+        return None
+    shots = "".join(f"Q: {shot['input']}\nA: {shot['target']}\n\n" for shot in template["fewshot_config"]["samples"])
+    context = f"{template['description']}{shots}Q: {row['input']}\nA:"
+    return _example(context, choices, choices.index(row["target"]), template["task"])
+
+
+NUMBER = r"\d+(?:[.,]\d+)*"
+
+
+def gsm8k(n: int, seed: int) -> list[Example]:
+    """Five solved questions, the very ones that the harness shows for this question in a whole run of its `gsm8k`."""
+    rows, train = read(datasets.GSM8K), read(datasets.GSM8K._replace(split="train"))
+    harness, rng = random.Random(1234), random.Random(f"task-gsm8k-{seed}")
+    shots = [harness.sample(range(len(train)), 5) for _ in range(len(rows))]
+
+    def make(index: int, row: dict) -> Example | None:
+        wrong = _swapped(row["question"], row["answer"])
+        if len(wrong) < 3:
+            return None
+        shown = [train[i] for i in shots[index]]
+        context = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shown)
+        choices = rng.sample([row["answer"], *rng.sample(wrong, 3)], 4)
+        return _example(f"{context}Question: {row['question']}\nAnswer:", choices, choices.index(row["answer"]), "gsm8k")
+
+    return sample(rows, make, n, rng, "GSM8K")
+
+
+def _swapped(question: str, solution: str) -> list[str]:
+    """All copies of a solution in one line of which one number of the question is swapped for another one of it."""
+    numbers = sorted(set(re.findall(NUMBER, question)))
+    *lines, result = solution.split("\n")
+    copies = []
+    for i, line in enumerate(lines):
+        for old in numbers:
+            for new in numbers:
+                other = re.sub(NUMBER, lambda found, old=old, new=new: new if found[0] == old else found[0], line)
+                copies.append("\n".join([*lines[:i], other, *lines[i + 1 :], result]))
+    return [copy for copy in dict.fromkeys(copies) if copy != solution]
+
+
+def dialogue(n: int, seed: int) -> list[Example]:
+    """TimeDial, `bigbench_timedial_multiple_choice` of the harness: a conversation with a gap, and what fills it."""
+
+    def make(index: int, row: dict) -> Example | None:
+        options = row["multiple_choice_targets"]
+        return _example(row["inputs"], options, options.index(row["targets"][0]), "bigbench_timedial_multiple_choice")
+
+    return sample(read(datasets.TIMEDIAL), make, n, random.Random(f"task-dialogue-{seed}"), "TimeDial")

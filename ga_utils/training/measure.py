@@ -1,0 +1,97 @@
+"""What the shipped models can do, on seeds that training never used: `python -m ga_utils.training.measure`.
+
+Prints the tables of data/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from ga_utils import tasks
+from ga_utils.examples import Example
+from ga_utils.heads import ablate, alive_heads
+from ga_utils.models.catalog import TINY
+from ga_utils.models.lm import LM, load_model
+from ga_utils.roles import find_roles
+from ga_utils.scoring import Score, evaluate
+from ga_utils.sweeps import sweep_layers
+
+SEED = 20261123
+PAIRS = (2, 4, 8, 16, 24, 32)
+PRESSED, LAYERS = "tiny-llama-minimal", 4  # the headline: the fewest first layers that know 90 % of the facts
+
+
+def all_tasks(lm: LM, n: int, seed: int = SEED) -> dict[str, list[Example]]:
+    """Every task of the tiny world, KV retrieval at several sizes."""
+    plain = (tasks.mmlu, tasks.mmlu_content, tasks.knowledge, tasks.gsm8k, tasks.bbh, tasks.dialogue)
+    return {task.__name__: task(lm, n=n, seed=seed) for task in plain} | {
+        f"KV {pairs}": tasks.kv_retrieval(lm, n_pairs=pairs, n=n, seed=seed) for pairs in PAIRS
+    }
+
+
+def accuracies(lm: LM, n: int) -> dict[str, Score]:
+    return {
+        name: evaluate(lm, examples) for name, examples in tqdm(all_tasks(lm, n).items(), desc=lm.name, leave=False)
+    }
+
+
+def headline(lm: LM, n: int) -> tuple[pd.DataFrame, str]:
+    """Find the heads on one seed, measure them on another: accuracy on every task, and the other heads' median."""
+    roles = find_roles(lm, tasks.mmlu(lm, n=300, seed=1), tasks.knowledge(lm, n=300, seed=1))
+    if not (roles.gather and roles.aggregate):
+        return pd.DataFrame(), f"{lm.name}: no Gather and Aggregate heads found; suspects: {roles.suspects}"
+    table = {"none disabled": accuracies(lm, n)}
+    groups = {"all Gather heads": roles.gather, f"Aggregate {roles.aggregate}": [roles.aggregate]}
+    groups |= {f"Gather {head}": [head] for head in roles.gather}
+    for name, heads in groups.items():
+        with ablate(lm, heads):
+            table[name] = accuracies(lm, n)
+    drops = roles.letters.drop.copy()
+    for head in (*roles.gather, roles.aggregate):
+        drops[head.layer, head.head] = np.nan
+    lines = [
+        f"{len(alive_heads(lm))} heads alive; median other head: letters fall {100 * np.nanmedian(drops):.1f} points"
+    ]
+    lines += [f"gather score of {h}: {roles.gather_score[h.layer, h.head]:.2f}" for h in roles.gather]
+    a = roles.aggregate
+    return frame(table), "; ".join([*lines, f"aggregate score of {a}: {roles.aggregate_score[a.layer, a.head]:.2f}"])
+
+
+def frame(table: dict[str, dict[str, Score]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {row: {task: f"{s.accuracy:.1%}" for task, s in scores.items()} for row, scores in table.items()}
+    ).T
+
+
+def markdown(table: pd.DataFrame) -> str:
+    rows = [
+        ["", *table.columns],
+        ["---"] * (len(table.columns) + 1),
+        *([name, *row] for name, row in zip(table.index, table.values)),
+    ]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=TINY, help="names, or folders; default: all that ship")
+    parser.add_argument("-n", type=int, default=1000, help="examples for each number")
+    args = parser.parse_args()
+    models = [load_model(name) for name in args.models]
+    print(markdown(frame({lm.name: accuracies(lm, args.n) for lm in models})), "\n")
+    table, rest = headline(load_model(PRESSED, n_layers=LAYERS), args.n)
+    print(f"First {LAYERS} layers of {PRESSED}: {rest}\n", markdown(table) if len(table) else "", "", sep="\n")
+    whole = load_model("tiny-llama")
+    examples = {
+        "mmlu": tasks.mmlu(whole, n=args.n, seed=SEED),
+        "knowledge": tasks.knowledge(whole, n=args.n, seed=SEED),
+    }
+    print("tiny-llama, first layers kept:\n", sweep_layers(whole, examples).frame().round(3), "\n")
+
+
+if __name__ == "__main__":
+    main()
