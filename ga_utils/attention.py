@@ -117,7 +117,9 @@ def sharpness(A: torch.Tensor) -> torch.Tensor:
         A: [n_heads, query, key], causal and square.
     """
     if A.ndim != 3 or A.shape[1] != A.shape[2]:
-        raise ValueError(f"expected a map [n_heads, query, key] with as many queries as keys, got {tuple(A.shape)}")
+        raise ValueError(
+            f"expected a map [n_heads, query, key] with as many queries as keys, got {tuple(A.shape)}"
+        )
     p = shares(A.double())
     entropy = -torch.special.xlogy(p, p).sum(-1)  # [n_heads, query]
     keys = torch.arange(1, A.shape[1] + 1, device=A.device)
@@ -187,7 +189,11 @@ def _patterns(
 
     def read_scan(mixer: Mixer, wanted: list[int]):
         def hook(module, args, kwargs):
-            catch(mixer, wanted, scan_of(module, _input(args, kwargs)).matrix([head - mixer.first for head in wanted]))
+            catch(
+                mixer,
+                wanted,
+                scan_of(module, _input(args, kwargs)).matrix([head - mixer.first for head in wanted]),
+            )
 
         return hook
 
@@ -207,14 +213,19 @@ def _patterns(
             for number, prompt in enumerate(prompts):  # noqa: B007  `catch` reads it
                 caught.clear()
                 _read(lm, prompt)
-                yield {layer: torch.stack([caught[layer][head] for head in heads]) for layer, heads in layers.items()}
+                yield {
+                    layer: torch.stack([caught[layer][head] for head in heads])
+                    for layer, heads in layers.items()
+                }
 
 
 @contextmanager
 def _eager(lm: LM) -> Iterator[None]:
     """Only eager attention computes its weights as a matrix; the fused forms never have them."""
     # A layer borrowed from another model (ga_utils.hybrid) brings that model's configuration with it.
-    configs = {id(c): c for c in (lm.model.config, *(m.module.config for m in lm.mixers if m.kind == "attention"))}
+    configs = {
+        id(c): c for c in (lm.model.config, *(m.module.config for m in lm.mixers if m.kind == "attention"))
+    }
     before = {key: config._attn_implementation for key, config in configs.items()}
     for config in configs.values():
         config._attn_implementation = "eager"

@@ -39,8 +39,10 @@ class Report:
         return f"{facts}\n\n{self.models.to_string(index=False)}\n\n{advice}"
 
     def _repr_html_(self):
-        rows = "".join(f"<tr><th style='text-align:left'>{escape(a)}</th><td style='text-align:left'>{escape(b)}</td></tr>"
-                       for a, b in self.facts.items())  # fmt: skip
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(a)}</th><td style='text-align:left'>{escape(b)}</td></tr>"
+            for a, b in self.facts.items()
+        )
         advice = "".join(f"<li>{escape(line)}</li>" for line in self.advice)
         return f"<table>{rows}</table>{self.models.to_html(index=False)}<ul>{advice}</ul>"
 
@@ -53,12 +55,15 @@ def doctor() -> Report:
     facts = {
         "Python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": version("transformers") + ("" if _in_range("transformers") else " (outside the tested range)"),
+        "transformers": version("transformers")
+        + ("" if _in_range("transformers") else " (outside the tested range)"),
         "GPU": _gpu() if device == "cuda" else "none",
         "free memory": f"{free:.1f} GB of the {'GPU' if device == 'cuda' else 'machine'}, models are read in {_name(dtype)}",
         "free disk": f"{free_disk_gb(Path(constants.HF_HUB_CACHE)):.0f} GB for downloads",
         "mamba-ssm kernels": no_kernels or "installed",
-        "real data sets": "datasets " + version("datasets") if find_spec("datasets") else 'no: pip install "ga-utils[eval]"',
+        "real data sets": "datasets " + version("datasets")
+        if find_spec("datasets")
+        else 'no: pip install "ga-utils[eval]"',
         "hub token": "present" if hub.token() else "none (needed for gated models only)",
     }
     models = pd.DataFrame([_row(name, dtype, free) for name in MODELS])
@@ -73,12 +78,16 @@ def _row(name: str, dtype: torch.dtype, free: float) -> dict[str, object]:
     elif fits == 0:
         runs = "no"
     else:
-        runs = f"first {fits} layers" + (", too few for the paper's heads" if entry.minimal and fits < entry.minimal else "")
+        runs = f"first {fits} layers" + (
+            ", too few for the paper's heads" if entry.minimal and fits < entry.minimal else ""
+        )
     return {
         "model": name,
         "layers": entry.layers,
         f"GB in {_name(dtype)}": round(entry.size(dtype), 1),
-        "paper's first layers": f"{entry.minimal} ({entry.size(dtype, entry.minimal):.1f} GB)" if entry.minimal else "",
+        "paper's first layers": f"{entry.minimal} ({entry.size(dtype, entry.minimal):.1f} GB)"
+        if entry.minimal
+        else "",
         "runs here": runs,
         "least GPU": _least_gpu(name),
         "licence": entry.licence,
@@ -88,7 +97,9 @@ def _row(name: str, dtype: torch.dtype, free: float) -> dict[str, object]:
 def _least_gpu(name: str) -> str:
     """The smallest usual GPU for the paper's experiment: the minimal model where the paper has one."""
     need = MODELS[name].size(torch.float16, MODELS[name].minimal) + ROOM
-    return next((f"{gpu} ({gb} GB)" for gpu, gb in (("T4", 15), ("L4", 22), ("A100", 40)) if need <= gb), "80 GB")
+    return next(
+        (f"{gpu} ({gb} GB)" for gpu, gb in (("T4", 15), ("L4", 22), ("A100", 40)) if need <= gb), "80 GB"
+    )
 
 
 def _advice(device: str, no_kernels: str | None, models: pd.DataFrame) -> list[str]:
@@ -96,16 +107,22 @@ def _advice(device: str, no_kernels: str | None, models: pd.DataFrame) -> list[s
     whole = models[models["runs here"] == "whole"]["model"].tolist()
     if whole:
         advice.append(f"Whole models that fit: {', '.join(whole)}.")
-    parts = models[models["runs here"].str.startswith("first") & ~models["runs here"].str.contains("too few")]["model"].tolist()
+    parts = models[
+        models["runs here"].str.startswith("first") & ~models["runs here"].str.contains("too few")
+    ]["model"].tolist()
     if parts:
         advice.append(f"In part, with load_model(name, n_layers=...): {', '.join(parts)}.")
     if device == "cpu":
-        advice.append("There is no GPU: models of 1B and more fit, perhaps, but take minutes for each call. "
-                      "In Colab: Runtime, Change runtime type, T4 GPU.")  # fmt: skip
+        advice.append(
+            "There is no GPU: models of 1B and more fit, perhaps, but take minutes for each call. "
+            "In Colab: Runtime, Change runtime type, T4 GPU."
+        )
     elif no_kernels:
         advice.append("Mamba-1 models (Falcon-Mamba) are slow without kernels: use few prompts (n=20).")
     if not _in_range("transformers"):
-        advice.append(f'Wrong transformers: pip install "{_requirement("transformers")}", then restart the session.')
+        advice.append(
+            f'Wrong transformers: pip install "{_requirement("transformers")}", then restart the session.'
+        )
     return advice
 
 
@@ -153,9 +170,13 @@ def install_kernels() -> None:
         print(f"No kernels here: {reason}. Plain PyTorch serves instead; nothing else changes.")
     else:
         print("Installing; without a ready wheel this compiles, which takes long.")
-        subprocess.run([sys.executable, "-m", "pip", "install", "--no-build-isolation", *PACKAGES], check=True)
-        print("Now restart the session (Runtime, Restart session): kernels are looked for when the course is imported. "
-              "Then run this cell again: it checks them.")  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--no-build-isolation", *PACKAGES], check=True
+        )
+        print(
+            "Now restart the session (Runtime, Restart session): kernels are looked for when the course is imported. "
+            "Then run this cell again: it checks them."
+        )
 
 
 @torch.no_grad()
@@ -174,7 +195,11 @@ def check_kernels(tolerance: float = 1e-2) -> float:
     worst = _difference(fast, plain)
 
     # Mamba-1 is Mamba-2 with a decay for each channel and state: there the recurrence itself is the reference.
-    x, dt, A = torch.randn(2, 32, 50, device="cuda"), torch.rand(2, 32, 50, device="cuda"), -torch.rand(32, 8, device="cuda")
+    x, dt, A = (
+        torch.randn(2, 32, 50, device="cuda"),
+        torch.rand(2, 32, 50, device="cuda"),
+        -torch.rand(32, 8, device="cuda"),
+    )
     B, C = torch.randn(2, 8, 50, device="cuda"), torch.randn(2, 8, 50, device="cuda")
     h, steps = x.new_zeros(2, 32, 8), []
     for t in range(50):
@@ -182,7 +207,9 @@ def check_kernels(tolerance: float = 1e-2) -> float:
         steps.append((h * C[:, None, :, t]).sum(-1))
     worst = max(worst, _difference(selective_scan_fn(x, dt, A, B, C), torch.stack(steps, -1)))
     if worst > tolerance:
-        raise RuntimeError(f"mamba-ssm's kernels differ from plain PyTorch by {worst:.1%}: uninstall {' and '.join(PACKAGES)}")
+        raise RuntimeError(
+            f"mamba-ssm's kernels differ from plain PyTorch by {worst:.1%}: uninstall {' and '.join(PACKAGES)}"
+        )
     return worst
 
 

@@ -23,7 +23,9 @@ class Example:
         if len(self.choices) < 2:
             raise ValueError(f"an Example needs at least two choices, got {self.choices!r}")
         if self.given and len(self.given) != len(self.choices):
-            raise ValueError(f"given has {len(self.given)} texts for {len(self.choices)} choices: one for each, or none")
+            raise ValueError(
+                f"given has {len(self.given)} texts for {len(self.choices)} choices: one for each, or none"
+            )
         if len(set(self.texts)) != len(self.choices):
             raise ValueError(f"duplicate choices in {self.choices!r}: every choice must be a different text")
         if not 0 <= self.answer < len(self.choices):

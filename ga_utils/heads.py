@@ -32,7 +32,9 @@ class Head:
     def parse(cls, text: str) -> Head:
         found = re.fullmatch(r"L(\d+)H(\d+)", text)
         if not found:
-            raise ValueError(f"{text!r} does not name a head: write it like L16H22 (layer 16, head 22, counted from 0)")
+            raise ValueError(
+                f"{text!r} does not name a head: write it like L16H22 (layer 16, head 22, counted from 0)"
+            )
         return cls(int(found[1]), int(found[2]))
 
     def __str__(self):
@@ -61,7 +63,9 @@ def check_mode(mode: str, reference: list[Example] | None) -> None:
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
     if mode != "zero" and not reference:
-        raise ValueError(f"mode={mode!r} needs reference=examples: the prompts whose activations replace the head's")
+        raise ValueError(
+            f"mode={mode!r} needs reference=examples: the prompts whose activations replace the head's"
+        )
 
 
 def alive_heads(lm: LM) -> list[Head]:
@@ -87,7 +91,11 @@ def ablate(
     """
     heads = set(check_heads(lm, heads))
     check_mode(mode, reference)
-    chosen = [(mixer, off) for mixer in lm.mixers if (off := [h for h in mixer.heads if Head(mixer.layer, h) in heads])]
+    chosen = [
+        (mixer, off)
+        for mixer in lm.mixers
+        if (off := [h for h in mixer.heads if Head(mixer.layer, h) in heads])
+    ]
     tables = replacement_tables(lm, [mixer for mixer, _ in chosen], mode, reference)
     with held() as gate, ExitStack() as hooks:
         for (mixer, off), table in zip(chosen, tables):
@@ -129,7 +137,9 @@ def skip_layers(lm: LM, layers: Iterable[int]) -> Iterator[LM]:
 
     with held() as gate, ExitStack() as hooks:
         for layer in layers:
-            hooks.callback(lm.layers[layer].register_forward_hook(pass_through, with_kwargs=True, prepend=True).remove)
+            hooks.callback(
+                lm.layers[layer].register_forward_hook(pass_through, with_kwargs=True, prepend=True).remove
+            )
         with gate.opened():
             yield lm
 
@@ -138,7 +148,9 @@ def skip_layers(lm: LM, layers: Iterable[int]) -> Iterator[LM]:
 def truncate(lm: LM, n_layers: int) -> Iterator[LM]:
     """The minimal model: only the first `n_layers` layers, then the final norm and the output head."""
     if not 1 <= n_layers <= lm.n_layers:
-        raise ValueError(f"truncate to {n_layers} layers: this model has {lm.n_layers}, keep 1 or more of them")
+        raise ValueError(
+            f"truncate to {n_layers} layers: this model has {lm.n_layers}, keep 1 or more of them"
+        )
     decoder, whole = lm.decoder, lm.layers
     with held() as gate:
         decoder.layers = whole[:n_layers]

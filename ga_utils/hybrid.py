@@ -31,7 +31,9 @@ class Borrowed(nn.Module):
         self.block, self.rotary = teacher.layers[layer], teacher.decoder.rotary_emb
         self.self_attn = self.block.self_attn
 
-    def forward(self, hidden_states: torch.Tensor, mask=None, state: LayerState | None = None) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, mask=None, state: LayerState | None = None
+    ) -> torch.Tensor:
         out = self.block(hidden_states, **_positions(self.rotary, hidden_states))
         return out[0] if isinstance(out, tuple) else out
 
@@ -62,7 +64,9 @@ def replace_layer(student: LM, teacher: LM, layer: int) -> Iterator[LM]:
 
 
 @contextmanager
-def replace_head(student: LM, teacher: LM, layer: int, head: int, teacher_head: int | None = None) -> Iterator[LM]:
+def replace_head(
+    student: LM, teacher: LM, layer: int, head: int, teacher_head: int | None = None
+) -> Iterator[LM]:
     """One SSM head of the student is silenced, and one attention head of the teacher's works in its place.
 
     The attention head reads the student's residual stream through the teacher's norm and writes through the teacher's
@@ -91,7 +95,9 @@ def replace_head(student: LM, teacher: LM, layer: int, head: int, teacher_head: 
         if args[2] is not None:
             raise ValueError(NO_CACHE)
         with _only(attention, teacher_head):
-            return output + block.self_attn(block.input_layernorm(stream[0]), **_positions(rotary, stream[0]))[0]
+            return (
+                output + block.self_attn(block.input_layernorm(stream[0]), **_positions(rotary, stream[0]))[0]
+            )
 
     with held() as gate, ExitStack() as hooks:
         hooks.callback(mixer.block.register_forward_pre_hook(watch).remove)
@@ -107,7 +113,11 @@ def _only(attention: Mixer, head: int) -> Iterator[None]:
     keep = torch.zeros(attention.out_proj.in_features, device=attention.out_proj.weight.device)
     keep[attention.columns(head)] = 1
     with held() as gate, ExitStack() as hooks:
-        hooks.callback(attention.out_proj.register_forward_pre_hook(lambda m, args: (args[0] * keep.to(args[0].dtype),)).remove)
+        hooks.callback(
+            attention.out_proj.register_forward_pre_hook(
+                lambda m, args: (args[0] * keep.to(args[0].dtype),)
+            ).remove
+        )
         with gate.opened():
             yield
 
@@ -116,7 +126,9 @@ def _positions(rotary: nn.Module, hidden: torch.Tensor) -> dict[str, torch.Tenso
     """What a Llama layer needs beside the residual stream [batch, pos, d_model]: rotations and a causal mask."""
     n = hidden.shape[1]
     ids = torch.arange(n, device=hidden.device)[None]
-    future = torch.full((n, n), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device).triu(1)
+    future = torch.full((n, n), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device).triu(
+        1
+    )
     return {"position_embeddings": rotary(hidden, ids), "attention_mask": future[None, None]}
 
 
@@ -127,10 +139,14 @@ def _check_pair(student: LM, teacher: LM, layer: int) -> None:
         raise ValueError(f"the teacher must be a Llama, {teacher.name} is a {type(teacher.model).__name__}")
     kept = [(lm.model.dtype, lm.device) for lm in (student, teacher)]
     if kept[0] != kept[1]:
-        raise ValueError(f"{student.name} is {kept[0]} and {teacher.name} {kept[1]}: dtype and device must be the same")
+        raise ValueError(
+            f"{student.name} is {kept[0]} and {teacher.name} {kept[1]}: dtype and device must be the same"
+        )
     widths = student.model.config.hidden_size, teacher.model.config.hidden_size
     if widths[0] != widths[1]:
-        raise ValueError(f"{student.name} has width {widths[0]} and {teacher.name} {widths[1]}: they must be the same")
+        raise ValueError(
+            f"{student.name} has width {widths[0]} and {teacher.name} {widths[1]}: they must be the same"
+        )
     for lm in (student, teacher):
         if not 0 <= layer < lm.n_layers:
             raise ValueError(f"layer {layer}: {lm.name} has layers 0–{lm.n_layers - 1}")

@@ -16,7 +16,15 @@ from matplotlib.container import BarContainer
 
 from ga_utils.scoring import Score
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F"
+BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#7F7F7F",
+)
 CYCLE = (BLUE, ORANGE, GREEN, PINK, SKY, RED)
 MARKERS = "osD^vP"
 
@@ -47,8 +55,16 @@ def curves(
     """Accuracy over x, one line with 95 % intervals for each entry; `chance` is drawn dashed."""
     ax = _axes(ax, 6, 3.5)
     for i, (label, line) in enumerate(scores.items()):
-        ax.errorbar(x, [s.accuracy for s in line], yerr=_errors(line), label=label, capsize=3,
-                    color=CYCLE[i % 6], marker=MARKERS[i % 6], clip_on=False)  # fmt: skip
+        ax.errorbar(
+            x,
+            [s.accuracy for s in line],
+            yerr=_errors(line),
+            label=label,
+            capsize=3,
+            color=CYCLE[i % 6],
+            marker=MARKERS[i % 6],
+            clip_on=False,
+        )
     if chance is not None:
         ax.plot(x, np.broadcast_to(chance, len(x)), "--", color=GREY, label="chance", zorder=0)
     ax.set(xlabel=xlabel, ylabel="accuracy", xticks=x)
@@ -80,7 +96,10 @@ def means(groups: Mapping[str, np.ndarray], ylabel: str, ax: Axes | None = None)
 
 
 def bars(
-    scores: Mapping[str, Score], chance: float | None = None, highlight: Sequence[str] = (), ax: Axes | None = None
+    scores: Mapping[str, Score],
+    chance: float | None = None,
+    highlight: Sequence[str] = (),
+    ax: Axes | None = None,
 ) -> Axes:
     """One bar for each score, with its 95 % interval and its number; `highlight`ed bars stand out."""
     ax = _axes(ax, 1.2 + 1.1 * len(scores), 3.2)
@@ -98,7 +117,9 @@ def bars(
 
 
 def grouped_bars(
-    groups: Mapping[str, Mapping[str, Score]], chance: Mapping[str, float] | None = None, ax: Axes | None = None
+    groups: Mapping[str, Mapping[str, Score]],
+    chance: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Bars side by side: {bar label: {group on the x axis: Score}}, with 95 % intervals and chance ticks."""
     labels = list(next(iter(groups.values())))
@@ -107,10 +128,21 @@ def grouped_bars(
     for i, (label, scores) in enumerate(groups.items()):
         at = np.arange(len(labels)) + (i - (len(groups) - 1) / 2) * width
         line = [scores[name] for name in labels]
-        ax.bar(at, [s.accuracy for s in line], width, yerr=_errors(line), capsize=2, label=label, color=CYCLE[i % 6],
-               hatch=["", "//", "..", "xx", "\\\\", "++"][i % 6], edgecolor="white")  # fmt: skip
+        ax.bar(
+            at,
+            [s.accuracy for s in line],
+            width,
+            yerr=_errors(line),
+            capsize=2,
+            label=label,
+            color=CYCLE[i % 6],
+            hatch=["", "//", "..", "xx", "\\\\", "++"][i % 6],
+            edgecolor="white",
+        )
     for i, name in enumerate(labels if chance else ()):
-        ax.hlines(chance[name], i - 0.45, i + 0.45, color="black", ls="--", label="chance" if i == 0 else None)
+        ax.hlines(
+            chance[name], i - 0.45, i + 0.45, color="black", ls="--", label="chance" if i == 0 else None
+        )
     ax.set(xticks=range(len(labels)), xticklabels=labels, ylabel="accuracy")
     _percent(ax)
     ax.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.02))
@@ -138,14 +170,22 @@ def guess(ax: Axes, value: float | None, at: str | tuple[str, str] | float | Non
             groups = [text.get_text() for text in ax.get_xticklabels()]
             series = {c.get_label(): c.patches for c in ax.containers if isinstance(c, BarContainer)}
             if group not in groups or (label is not None and label not in series):
-                raise ValueError(f"no bar {at!r} in this figure: it has {', '.join([*groups, *(series if label else ())])}")
+                raise ValueError(
+                    f"no bar {at!r} in this figure: it has {', '.join([*groups, *(series if label else ())])}"
+                )
             at = groups.index(group)
             if label is not None:
                 bar = series[label][at]
                 at = bar.get_x() + bar.get_width() / 2
         ax.plot(at, value / 100, "*", ms=15, color=PINK, mec="black", zorder=5)
-        ax.annotate("your guess", (at, value / 100), xytext=(9, 4), textcoords="offset points", fontsize=9,
-                    bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
+        ax.annotate(
+            "your guess",
+            (at, value / 100),
+            xytext=(9, 4),
+            textcoords="offset points",
+            fontsize=9,
+            bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1},
+        )
     return ax
 
 
@@ -172,10 +212,17 @@ def two_sweeps(x, y, xlabel: str, ylabel: str, ax: Axes | None = None) -> Axes:
         costly = max(*across, *up) > 10
         ax.plot(across, up, "o", color=RED if costly else BLUE, alpha=0.8, clip_on=False)
         label = ", ".join(names) if costly else f"{len(names)} heads"
-        ax.annotate(label, (across[0], up[0]), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(
+            label, (across[0], up[0]), xytext=(8, 0), textcoords="offset points", va="center", fontsize=9
+        )
     largest = 1.1 * max(max(point[:2]) for cluster in clusters for point in cluster)
     ax.plot([0, largest], [0, largest], "--", color=GREY, lw=0.8, zorder=0, label="both lose the same")
-    ax.set(xlabel=f"{xlabel}: points lost", ylabel=f"{ylabel}: points lost", xlim=(-3, largest), ylim=(-3, largest))
+    ax.set(
+        xlabel=f"{xlabel}: points lost",
+        ylabel=f"{ylabel}: points lost",
+        xlim=(-3, largest),
+        ylim=(-3, largest),
+    )
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.12))
@@ -195,9 +242,17 @@ def head_table(
         for (layer, head), value in np.ndenumerate(table):
             if not np.isnan(value):
                 light = value < 0.6 * top
-                ax.text(head, layer, f"{value:.{decimals}f}".replace("-0", "0") if abs(value) < 0.5 * 10**-decimals
-                        else f"{value:.{decimals}f}", ha="center", va="center", fontsize=8,
-                        color="white" if light else "black")  # fmt: skip
+                ax.text(
+                    head,
+                    layer,
+                    f"{value:.{decimals}f}".replace("-0", "0")
+                    if abs(value) < 0.5 * 10**-decimals
+                    else f"{value:.{decimals}f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if light else "black",
+                )
         ax.set(xticks=range(heads), yticks=range(layers))
     ax.set(xlabel="head", ylabel="layer")
     ax.figure.colorbar(image, ax=ax, label=label)
@@ -221,7 +276,9 @@ def pattern(
     size = 1.5 + 0.17 * len(tokens)
     ax = _axes(ax, size, size)
     top = max(float(A.abs().max()), 1e-9)
-    ax.imshow(A.numpy(), cmap="Blues" if (A >= 0).all() else "RdBu", vmin=0 if (A >= 0).all() else -top, vmax=top)
+    ax.imshow(
+        A.numpy(), cmap="Blues" if (A >= 0).all() else "RdBu", vmin=0 if (A >= 0).all() else -top, vmax=top
+    )
     shown = [token.replace("\n", "⏎") for token in tokens]
     ax.set_xticks(range(len(shown)), shown, rotation=90, fontsize=7)
     ax.set_yticks(range(len(shown)), shown, fontsize=7)

@@ -36,7 +36,9 @@ class Score:
         """The score that these log-probabilities give; raises a ValueError that names an example without any."""
         broken = np.flatnonzero(np.isnan(logprobs).all(1))
         if len(broken):
-            raise ValueError(f"the model gives no numbers (NaN) on example {broken[0]}: did 16-bit activations overflow?")
+            raise ValueError(
+                f"the model gives no numbers (NaN) on example {broken[0]}: did 16-bit activations overflow?"
+            )
         return cls(np.nanargmax(logprobs, axis=1) == answers, logprobs, answers)
 
     @property
@@ -117,7 +119,11 @@ def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
         some = examples[first : first + EXAMPLES_AT_ONCE]
         # Tokenizing the whole text and cutting the prompt off is how lm-evaluation-harness does it:
         # a token that spans the boundary then counts as part of the choice.
-        texts = list(dict.fromkeys(text for e in some for before, choice in e.texts for text in (before, before + choice)))
+        texts = list(
+            dict.fromkeys(
+                text for e in some for before, choice in e.texts for text in (before, before + choice)
+            )
+        )
         tokens = dict(zip(texts, lm.tokenizer(texts).input_ids))
         rows += [row for i, example in enumerate(some, first) for row in _token_rows(lm, i, example, tokens)]
     return rows
@@ -125,7 +131,9 @@ def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
 
 def _token_rows(lm: LM, index: int, example: Example, tokens: dict[str, list[int]]) -> list[Row]:
     """One row for the whole example if every choice is a single token, else one row for each choice."""
-    pairs: list[tuple[list[int], list[int]]] = []  # tokens read before a choice, and those that the choice adds
+    pairs: list[
+        tuple[list[int], list[int]]
+    ] = []  # tokens read before a choice, and those that the choice adds
     for before, choice in example.texts:
         prompt = tokens[before]
         if not prompt:
@@ -134,7 +142,9 @@ def _token_rows(lm: LM, index: int, example: Example, tokens: dict[str, list[int
             )
         added = tokens[before + choice][len(prompt) :]
         if not added:
-            raise ValueError(f"choice {choice!r} tokenizes to nothing after the prompt ending in {before[-20:]!r}")
+            raise ValueError(
+                f"choice {choice!r} tokenizes to nothing after the prompt ending in {before[-20:]!r}"
+            )
         if (prompt, added) in pairs:
             raise ValueError(
                 f"choice {choice!r} has the same tokens as another one after the prompt: it can't be told apart (does the "
@@ -144,11 +154,17 @@ def _token_rows(lm: LM, index: int, example: Example, tokens: dict[str, list[int
     # The last token is only predicted, never read.
     longest = max(len(prompt) + len(added) - 1 for prompt, added in pairs)
     if longest > lm.max_length:
-        raise ValueError(f"example {index} needs {longest} tokens, but {lm.name} has a context of {lm.max_length}")
+        raise ValueError(
+            f"example {index} needs {longest} tokens, but {lm.name} has a context of {lm.max_length}"
+        )
     if len({before for before, _ in example.texts}) == 1 and all(len(added) == 1 for _, added in pairs):
         return [Row(index, prompt, [(c, [len(prompt) - 1], added) for c, (_, added) in enumerate(pairs)])]
     return [
-        Row(index, prompt + added[:-1], [(c, list(range(len(prompt) - 1, len(prompt) + len(added) - 1)), added)])
+        Row(
+            index,
+            prompt + added[:-1],
+            [(c, list(range(len(prompt) - 1, len(prompt) + len(added) - 1)), added)],
+        )
         for c, (prompt, added) in enumerate(pairs)
     ]
 
@@ -157,7 +173,9 @@ def _batches(rows: list[Row], batch_size: int | str, device: str) -> Iterator[li
     start = 0
     while start < len(rows):
         size = (
-            batch_size if batch_size != "auto" else max(1, TOKENS_PER_BATCH.get(device, 8192) // len(rows[start].ids))
+            batch_size
+            if batch_size != "auto"
+            else max(1, TOKENS_PER_BATCH.get(device, 8192) // len(rows[start].ids))
         )
         yield rows[start : start + size]
         start += size
@@ -175,16 +193,20 @@ def _score_batch(lm: LM, batch: list[Row], logprobs: np.ndarray) -> None:
     keep = sorted({position for row in batch for _, positions, _ in row.reads for position in positions})
     where = {position: k for k, position in enumerate(keep)}
     logits = lm.model(
-        input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), use_cache=False,
+        input_ids=ids.to(lm.device),
+        attention_mask=mask.to(lm.device),
+        use_cache=False,
         logits_to_keep=torch.tensor(keep, device=lm.device),
-    ).logits  # [row, kept position, vocabulary]  # fmt: skip
+    ).logits  # [row, kept position, vocabulary]
     logp = logits.float().log_softmax(-1).cpu()
     for i, row in enumerate(batch):
         for choice, positions, tokens in row.reads:
             logprobs[row.example, choice] = logp[i, [where[p] for p in positions], tokens].sum().item()
 
 
-CPU_TOKENS = 1024  # of a forward pass; with more, activations leave the caches (4,096: a third slower on two cores)
+CPU_TOKENS = (
+    1024  # of a forward pass; with more, activations leave the caches (4,096: a third slower on two cores)
+)
 GPU_TOKENS = 1 << 15  # of a forward pass, where memory allows
 LEAST_TOKENS = 256  # of a forward pass: where halving ends
 SHARED = 16  # tokens; a shorter common beginning is not worth a cache
@@ -247,18 +269,28 @@ def tokens_that_fit(lm: LM) -> int:
 def batch_of(rows: list[Row], start: int, device: torch.device) -> Batch:
     """Right-pad rows, without their first `start` tokens, into a batch."""
     width = max(len(row.ids) for row in rows)
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    ids, mask = (
+        torch.zeros(len(rows), width, dtype=torch.long),
+        torch.zeros(len(rows), width, dtype=torch.long),
+    )
     positions = [sorted({p for _, where, _ in row.reads for p in where}) for row in rows]
-    reads = torch.zeros(len(rows), max(map(len, positions)), dtype=torch.long)  # rows that read less read position 0, too
+    reads = torch.zeros(
+        len(rows), max(map(len, positions)), dtype=torch.long
+    )  # rows that read less read position 0, too
     picks = []
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
         mask[i, : len(row.ids)] = 1
         reads[i, : len(positions[i])] = torch.tensor([p - start for p in positions[i]])
-        picks += [(i, positions[i].index(p), token, row.example, choice)
-                  for choice, where, tokens in row.reads for p, token in zip(where, tokens)]  # fmt: skip
+        picks += [
+            (i, positions[i].index(p), token, row.example, choice)
+            for choice, where, tokens in row.reads
+            for p, token in zip(where, tokens)
+        ]
     padded = None if mask.all() else mask.to(device)
-    return Batch(ids[:, start:].to(device), padded, reads.to(device), start, torch.tensor(picks).reshape(-1, 5).T)
+    return Batch(
+        ids[:, start:].to(device), padded, reads.to(device), start, torch.tensor(picks).reshape(-1, 5).T
+    )
 
 
 def batches_of(rows: list[Row], start: int, budget: int, device: torch.device) -> Iterator[Batch]:

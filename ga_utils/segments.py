@@ -36,7 +36,9 @@ def segments(lm: LM, example: Example) -> list[Segment]:
         mark = re.escape(choice.strip())
         line = re.search(rf"^(?:{mark}\. .*|\S+: ?{mark})\n", example.prompt, re.MULTILINE)
         if not line:
-            raise ValueError(f"choice {choice!r} has no line of its own in the {example.task} prompt, so no segment")
+            raise ValueError(
+                f"choice {choice!r} has no line of its own in the {example.task} prompt, so no segment"
+            )
         start = max(i for i, s in enumerate(starts) if s <= line.start() < ends[i])
         end = max(i for i, s in enumerate(starts) if s < line.end() <= ends[i])
         if end + 1 == len(starts):

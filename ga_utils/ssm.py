@@ -58,9 +58,13 @@ class Scan:
                 rows = slice(start, min(start + BLOCK, n))
                 # Sums counted from the block's first row are small where they matter, so that x's precision will do.
                 base = total[i, start]
-                elapsed = (total[i, rows, None] - base).to(B.dtype) - (total[i, None, : rows.stop] - base).to(B.dtype)
+                elapsed = (total[i, rows, None] - base).to(B.dtype) - (total[i, None, : rows.stop] - base).to(
+                    B.dtype
+                )
                 elapsed.clamp_(min=0)  # of the future; cut off below
-                M[i, rows, : rows.stop] = _weights(C[rows], B[: rows.stop], elapsed, self.A[head]).tril_(start)
+                M[i, rows, : rows.stop] = _weights(C[rows], B[: rows.stop], elapsed, self.A[head]).tril_(
+                    start
+                )
         return M
 
 
@@ -93,7 +97,9 @@ def _mamba1(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
     for name in ("dt", "b", "c"):
         if hasattr(mixer, f"{name}_layernorm"):
             norm = getattr(mixer, f"{name}_layernorm")
-            dt, B, C = (norm(dt), B, C) if name == "dt" else (dt, norm(B), C) if name == "b" else (dt, B, norm(C))
+            dt, B, C = (
+                (norm(dt), B, C) if name == "dt" else (dt, norm(B), C) if name == "b" else (dt, B, norm(C))
+            )
         elif hasattr(mixer, "rms_eps"):  # FalconMamba before transformers 5.16 has no norm modules
             dt, B, C = (_rms(part, mixer.rms_eps) for part in (dt, B, C))
             break
@@ -114,8 +120,10 @@ def _mamba2(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
     x, B, C = mixer.act(_convolved(mixer, xBC)).split([inner, width, width], dim=-1)
     low, high = mixer.time_step_limit
     dt = F.softplus(_wide(dt) + _wide(mixer.dt_bias)).clamp(low, high)
-    x, B, C = (_wide(part).unflatten(-1, shape) for part, shape in
-               ((x, (n_heads, -1)), (B, (mixer.n_groups, -1)), (C, (mixer.n_groups, -1))))  # fmt: skip
+    x, B, C = (
+        _wide(part).unflatten(-1, shape)
+        for part, shape in ((x, (n_heads, -1)), (B, (mixer.n_groups, -1)), (C, (mixer.n_groups, -1)))
+    )
     return Scan(x, B, C, dt, -torch.exp(_wide(mixer.A_log)), _wide(mixer.D), dt)
 
 
@@ -131,7 +139,9 @@ def _convolved(mixer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The short causal convolution over positions: [pos, channel] to the same."""
     conv = mixer.conv1d
     width = conv.weight.shape[-1]
-    return F.conv1d(F.pad(x.T, (width - 1, 0))[None], conv.weight, conv.bias, groups=conv.weight.shape[0])[0].T
+    return F.conv1d(F.pad(x.T, (width - 1, 0))[None], conv.weight, conv.bias, groups=conv.weight.shape[0])[
+        0
+    ].T
 
 
 def _rms(x: torch.Tensor, eps: float) -> torch.Tensor:

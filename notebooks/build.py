@@ -38,8 +38,13 @@ img, svg, canvas { max-width: 100% !important; height: auto }
 def execute(path: Path) -> nbformat.NotebookNode:
     """Run one notebook from top to bottom in its own folder; a failing cell raises nbclient's CellExecutionError."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, record_timing=False, store_widget_state=False,
-                   resources={"metadata": {"path": path.parent}}).execute()  # fmt: skip
+    NotebookClient(
+        notebook,
+        timeout=600,
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": path.parent}},
+    ).execute()
     return notebook
 
 
@@ -48,7 +53,9 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {}) and o.get("name") != "stderr"]
+            cell.outputs = [
+                o for o in cell.outputs if WIDGET not in o.get("data", {}) and o.get("name") != "stderr"
+            ]
     return notebook
 
 
@@ -82,7 +89,10 @@ def site(notebooks: dict[Path, nbformat.NotebookNode], build: Path) -> None:
         if (ROOT / name).exists():
             cell = nbformat.v4.new_markdown_cell((ROOT / name).read_text(encoding="utf-8"))
             sources[ROOT / name] = nbformat.v4.new_notebook(cells=[cell])
-    pages = {path: (DOCUMENTS.get(str(path.relative_to(ROOT)), f"{path.stem}.html"), title(sources[path])) for path in sources}
+    pages = {
+        path: (DOCUMENTS.get(str(path.relative_to(ROOT)), f"{path.stem}.html"), title(sources[path]))
+        for path in sources
+    }
     for path, notebook in sources.items():
         top, bottom = _navigation(path, list(notebooks), pages)
         html = _relink(page(notebook), path.parent, pages, build)
@@ -127,7 +137,9 @@ def _navigation(here: Path, order: list[Path], pages: dict[Path, tuple[str, str]
     elif order:
         bottom[-1] = link(order[0], pages[order[0]][1] + " →")
     nav = '<nav class="ga-nav" aria-label="{}">{}</nav>'
-    return nav.format("Course", " ".join(first[:1] + numbers + first[1:])), nav.format("Pages", " ".join(bottom))
+    return nav.format("Course", " ".join(first[:1] + numbers + first[1:])), nav.format(
+        "Pages", " ".join(bottom)
+    )
 
 
 def main() -> None:

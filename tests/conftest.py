@@ -20,10 +20,16 @@ def random_llama(tokenizer, kv_heads: int, seed: int = 0, dtype=torch.float32) -
     """A Llama with random weights, large enough that heads differ and attention is far from uniform."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=3,
-        num_attention_heads=6, num_key_value_heads=kv_heads, head_dim=16, max_position_embeddings=128,
+        vocab_size=len(tokenizer),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=kv_heads,
+        head_dim=16,
+        max_position_embeddings=128,
         initializer_range=0.3,
-    )  # fmt: skip
+    )
     return ga.wrap(LlamaForCausalLM(config).to(dtype), tokenizer, name="random")
 
 

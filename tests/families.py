@@ -6,32 +6,90 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import ga_utils as ga
 
 ATTENTION = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 4, "mamba_expand": 2,
-          "mamba_chunk_size": 16}  # fmt: skip
+MAMBA2 = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 4,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 16,
+}
 CONFIGS = {
     "llama": ATTENTION | {"num_hidden_layers": 3},
-    "llamba": {"d_model": 32, "n_layer": 3, "mlp_cfg": {"intermediate_size": 48, "bias": False, "act_fn": "silu"},
-               "ssm_cfg": {"d_state": 4, "n_v_heads": 4, "n_qk_heads": 2, "chunk_size": 16}},
+    "llamba": {
+        "d_model": 32,
+        "n_layer": 3,
+        "mlp_cfg": {"intermediate_size": 48, "bias": False, "act_fn": "silu"},
+        "ssm_cfg": {"d_state": 4, "n_v_heads": 4, "n_qk_heads": 2, "chunk_size": 16},
+    },
     "mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},
     "falcon_mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},
-    "mamba2": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 4, "num_heads": 8, "head_dim": 8, "n_groups": 2,
-               "chunk_size": 16},
+    "mamba2": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "state_size": 4,
+        "num_heads": 8,
+        "head_dim": 8,
+        "n_groups": 2,
+        "chunk_size": 16,
+    },
     # Two shared blocks, three depths. transformers 5.15 numbers the blocks by layer, later ones by depth: here both agree.
-    "zamba2": ATTENTION | {"num_hidden_layers": 5, "hybrid_layer_ids": [2, 3, 4], "layers_block_type":
-               ["mamba", "mamba", "hybrid", "hybrid", "hybrid"], "num_mem_blocks": 2, "attention_head_dim": 16,
-               "n_mamba_heads": 8, "mamba_headdim": 8, "mamba_ngroups": 2, "mamba_d_state": 4, "chunk_size": 16,
-               "num_key_value_heads": 4, "use_mem_rope": True, "use_shared_attention_adapter": True, "adapter_rank": 4},
+    "zamba2": ATTENTION
+    | {
+        "num_hidden_layers": 5,
+        "hybrid_layer_ids": [2, 3, 4],
+        "layers_block_type": ["mamba", "mamba", "hybrid", "hybrid", "hybrid"],
+        "num_mem_blocks": 2,
+        "attention_head_dim": 16,
+        "n_mamba_heads": 8,
+        "mamba_headdim": 8,
+        "mamba_ngroups": 2,
+        "mamba_d_state": 4,
+        "chunk_size": 16,
+        "num_key_value_heads": 4,
+        "use_mem_rope": True,
+        "use_shared_attention_adapter": True,
+        "adapter_rank": 4,
+    },
     "bamba": ATTENTION | MAMBA2 | {"num_hidden_layers": 3, "attn_layer_indices": [1]},
-    "jamba": ATTENTION | {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2,
-              "mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False},
-    "falcon_h1": ATTENTION | MAMBA2 | {"num_hidden_layers": 3, "mamba_d_ssm": 64, "ssm_in_multiplier": 0.7,
-                  "ssm_multipliers": [0.5, 0.8, 1.2, 0.9, 1.1]},
-    "nemotron_h": ATTENTION | {"num_hidden_layers": 4, "layers_block_type": ["mamba", "mlp", "attention", "mamba"],
-                   "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 4, "chunk_size": 16,
-                   "head_dim": 8},
-    "granitemoehybrid": ATTENTION | MAMBA2 | {"num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"],
-                         "num_local_experts": 0, "shared_intermediate_size": 48},
-}  # fmt: skip
+    "jamba": ATTENTION
+    | {
+        "num_hidden_layers": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 2,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 4,
+        "use_mamba_kernels": False,
+    },
+    "falcon_h1": ATTENTION
+    | MAMBA2
+    | {
+        "num_hidden_layers": 3,
+        "mamba_d_ssm": 64,
+        "ssm_in_multiplier": 0.7,
+        "ssm_multipliers": [0.5, 0.8, 1.2, 0.9, 1.1],
+    },
+    "nemotron_h": ATTENTION
+    | {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "mlp", "attention", "mamba"],
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 2,
+        "ssm_state_size": 4,
+        "chunk_size": 16,
+        "head_dim": 8,
+    },
+    "granitemoehybrid": ATTENTION
+    | MAMBA2
+    | {
+        "num_hidden_layers": 3,
+        "layer_types": ["mamba", "attention", "mamba"],
+        "num_local_experts": 0,
+        "shared_intermediate_size": 48,
+    },
+}
 SSMS = [family for family in CONFIGS if family != "llama"]
 
 

@@ -75,7 +75,9 @@ def test_scores_read_the_cells_they_say(lm, monkeypatch):
     A[5, -1, spans[example.answer].end] = 0.3
     A[5, -1, spans[example.answer].end + 1] = 0.2
     A[5, -1, 0] = 0.5
-    monkeypatch.setattr(attention, "_patterns", lambda lm, prompts, layers, keep: ({1: keep(A, 0)} for _ in prompts))
+    monkeypatch.setattr(
+        attention, "_patterns", lambda lm, prompts, layers, keep: ({1: keep(A, 0)} for _ in prompts)
+    )
     gather, aggregate = ga.gather_score(lm, [example]), ga.aggregate_score(lm, [example])
     assert gather[1, 2] == pytest.approx(0.75) and gather[1, 3] == pytest.approx(0.5)
     assert gather.sum() == pytest.approx(1.25)
@@ -117,9 +119,15 @@ def test_sharpness_of_known_rows():
         (lambda lm: ga.attention_map(lm, "A", 0, heads=[6]), "layer 0 has heads 0–5"),
         (lambda lm: ga.attention_map(lm, "A", 0, heads=[]), "no heads asked for"),
         (lambda lm: ga.sharpness(torch.zeros(3, 4, 5)), "as many queries as keys"),
-        (lambda lm: ga.segments(lm, ga.Example("k: 17\nm: 4\n", ("17", "4"), 0, "kv")), "no token after its line"),
+        (
+            lambda lm: ga.segments(lm, ga.Example("k: 17\nm: 4\n", ("17", "4"), 0, "kv")),
+            "no token after its line",
+        ),
         (lambda lm: ga.gather_score(lm, []), "no examples"),
-        (lambda lm: ga.gather_score(lm, ga.tasks.gsm8k(lm, n=1)), "has no line of its own in the gsm8k prompt"),
+        (
+            lambda lm: ga.gather_score(lm, ga.tasks.gsm8k(lm, n=1)),
+            "has no line of its own in the gsm8k prompt",
+        ),
     ],
 )
 def test_nonsense_is_refused_and_the_model_left_alone(lm, call, message):

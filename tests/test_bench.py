@@ -113,12 +113,17 @@ def test_a_quick_run_writes_the_ratios_for_every_measure(tmp_path, capsys):
     result = sweeps.main(["--quick", "--out", str(tmp_path / "build" / "bench.json")])
     assert json.loads((tmp_path / "build" / "bench.json").read_text()) == result
     times, printed = result["cases"]["quick"]["seconds"], capsys.readouterr().out
-    for measure, name in (("exact_vs_fastest_peer", "ours, exact"), ("screened_vs_fastest_peer", "ours, screened")):
+    for measure, name in (
+        ("exact_vs_fastest_peer", "ours, exact"),
+        ("screened_vs_fastest_peer", "ours, screened"),
+    ):
         peer = result["spread"][measure]["quick"]["peer"]
         ratios = [theirs / own for theirs, own in zip(times[peer], times[name])]
         assert len(ratios) == QUICK.repeats and result[measure] == {"quick": statistics.median(ratios)}
         assert f"{name}: {result[measure]['quick']:.2f} times as fast as {peer}" in printed
-    release, *_ = torch.__version__.split("+")  # "+cu130": PyPI's wheels leave it out of what they say of themselves
+    release, *_ = torch.__version__.split(
+        "+"
+    )  # "+cu130": PyPI's wheels leave it out of what they say of themselves
     assert result["versions"]["torch"].split("+")[0] == release
 
 

@@ -20,10 +20,13 @@ from ga_utils.tasks import datasets as sources
 HARNESS = Path(lm_eval.__file__).parent / "tasks"
 REAL = SimpleNamespace(name="real", tokenizer=SimpleNamespace(get_vocab=lambda: {"Hello": 0}))
 FILES = {
-    "arc_easy": "arc/arc_easy.yaml", "arc_challenge": "arc/arc_challenge.yaml", "piqa": "piqa/piqa.yaml",
-    "openbookqa": "openbookqa/openbookqa.yaml", "hellaswag": "hellaswag/hellaswag.yaml",
+    "arc_easy": "arc/arc_easy.yaml",
+    "arc_challenge": "arc/arc_challenge.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "openbookqa": "openbookqa/openbookqa.yaml",
+    "hellaswag": "hellaswag/hellaswag.yaml",
     "winogrande": "winogrande/default.yaml",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,9 @@ def test_dialogue(folder):
 def test_gsm8k_shows_what_the_harness_shows_and_swaps_one_number(folder):
     examples = ga.tasks.gsm8k(REAL, n=2)
     shown = harness(folder, "gsm8k/gsm8k.yaml", shots=5)
-    assert {(e.prompt, e.choices[e.answer][1:]) for e in examples} == {row for row in shown if "One number" not in row[0]}
+    assert {(e.prompt, e.choices[e.answer][1:]) for e in examples} == {
+        row for row in shown if "One number" not in row[0]
+    }
     for example in examples:
         question = example.prompt.split("Question: ")[-1]
         named = set(re.findall(benchmarks.NUMBER, question))
@@ -164,10 +169,16 @@ def test_a_seed_repeats_and_another_one_differs(folder, task):
         (lambda: ga.tasks.mmlu(REAL, n=19), "n=19: MMLU has only 18 questions"),
         (lambda: ga.tasks.mmlu(REAL, n=0), "n=0: ask for at least one"),
         (lambda: ga.tasks.mmlu(REAL, shots=6), "shots=6: MMLU has 0 to 5"),
-        (lambda: ga.tasks.mmlu(REAL, subjects=["cooking"]), "no subject 'cooking': it has abstract_algebra, anatomy"),
+        (
+            lambda: ga.tasks.mmlu(REAL, subjects=["cooking"]),
+            "no subject 'cooking': it has abstract_algebra, anatomy",
+        ),
         (lambda: ga.tasks.mmlu(REAL, subjects="anatomy"), "write ['anatomy']"),
         (lambda: ga.tasks.knowledge(REAL, n=100), "n=17: arc_easy has only 3 questions"),
-        (lambda: ga.tasks.knowledge(REAL, sets=["boolq"]), "expected a list of names out of arc_easy, arc_challenge"),
+        (
+            lambda: ga.tasks.knowledge(REAL, sets=["boolq"]),
+            "expected a list of names out of arc_easy, arc_challenge",
+        ),
         (lambda: ga.tasks.knowledge(REAL, sets="piqa"), "sets='piqa': expected a list"),
         (lambda: ga.tasks.knowledge(REAL, sets=[]), "sets=[]: expected a list"),
         (lambda: ga.tasks.bbh(REAL, sets=["word_sorting"]), "out of boolean_expressions, causal_judgement"),
@@ -181,8 +192,15 @@ def test_what_cannot_be_asked_is_refused(folder, ask, message):
         ask()
 
 
-@pytest.mark.parametrize("task, argument", [("mmlu", {"shots": 5}), ("mmlu_content", {"subjects": ["anatomy"]}),
-                                            ("knowledge", {"sets": ["piqa"]}), ("bbh", {"sets": ["navigate"]})])  # fmt: skip
+@pytest.mark.parametrize(
+    "task, argument",
+    [
+        ("mmlu", {"shots": 5}),
+        ("mmlu_content", {"subjects": ["anatomy"]}),
+        ("knowledge", {"sets": ["piqa"]}),
+        ("bbh", {"sets": ["navigate"]}),
+    ],
+)
 def test_the_tiny_world_has_no_shots_and_no_subjects(tiny, task, argument):
     (name,) = argument
     with pytest.raises(ValueError, match=f"{name}=.*only tasks on real data"):
@@ -190,10 +208,14 @@ def test_the_tiny_world_has_no_shots_and_no_subjects(tiny, task, argument):
 
 
 def test_offline_the_message_says_what_to_download_where(folder, monkeypatch, tmp_path):
-    monkeypatch.setenv("GA_DATASETS", str(tmp_path))  # a folder without that data set; the hub is out of reach in tests
+    monkeypatch.setenv(
+        "GA_DATASETS", str(tmp_path)
+    )  # a folder without that data set; the hub is out of reach in tests
     with pytest.raises(ConnectionError) as raised:
         ga.tasks.gsm8k(REAL)
-    command = "hf download --repo-type dataset openai/gsm8k --revision 740312add88f781978c0658806c59bc2815b9866"
+    command = (
+        "hf download --repo-type dataset openai/gsm8k --revision 740312add88f781978c0658806c59bc2815b9866"
+    )
     assert f"{command} --local-dir FOLDER/openai/gsm8k" in str(raised.value)
     assert "GA_DATASETS=FOLDER" in str(raised.value)
 
@@ -205,5 +227,7 @@ def test_without_the_package_the_message_says_what_to_install(monkeypatch):
 
 
 def test_every_revision_is_a_commit():
-    pinned = [getattr(sources, name) for name in "MMLU ARC PIQA OPENBOOKQA HELLASWAG WINOGRANDE GSM8K BBH".split()]
+    pinned = [
+        getattr(sources, name) for name in "MMLU ARC PIQA OPENBOOKQA HELLASWAG WINOGRANDE GSM8K BBH".split()
+    ]
     assert all(re.fullmatch("[0-9a-f]{40}", source.revision) for source in pinned)

@@ -35,7 +35,9 @@ NOTEBOOKS = sorted(path.stem for path in (build.ROOT / "notebooks").glob("*.ipyn
 OPENED = [name for name in NOTEBOOKS if os.environ.get("GA_BROWSER") == "all" or name[:2] in ("00", "02")]
 PLAIN_LAB = {  # all cells are in the page, not only those in sight, and no question about news hides a button
     "lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
-    "labconfig/page_config.json": {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}},
+    "labconfig/page_config.json": {
+        "disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}
+    },
 }
 NEW_RUN = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => e.textContent.includes('*'))"
 TOO_WIDE = """() => [...document.querySelectorAll('nav *, main *')].filter(e => {
@@ -65,10 +67,27 @@ def lab(tmp_path_factory):
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
     python_path = os.pathsep.join([str(build.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"JUPYTER_TOKEN": token, "JUPYTER_CONFIG_DIR": str(folder), "PYTHONPATH": python_path,
-                                "JUPYTER_RUNTIME_DIR": str(folder / "runtime"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
-    command = [sys.executable, "-m", "jupyterlab", "notebooks", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
-    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--LabApp.extension_manager=readonly"]
+    environment = os.environ | {
+        "JUPYTER_TOKEN": token,
+        "JUPYTER_CONFIG_DIR": str(folder),
+        "PYTHONPATH": python_path,
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "notebooks",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+    ]
+    command += [
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        "--LabApp.extension_manager=readonly",
+    ]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -97,7 +116,10 @@ def new_page(browser, width: int, height: int):
 
     def note(request):
         address = urlparse(request.url)
-        if address.scheme not in ("data", "blob", "file") and address.hostname not in ("127.0.0.1", "localhost"):
+        if address.scheme not in ("data", "blob", "file") and address.hostname not in (
+            "127.0.0.1",
+            "localhost",
+        ):
             outside.append(request.url)
 
     page.on("request", note)
@@ -129,7 +151,9 @@ def shoot(view, name: str) -> None:
 
 
 def output_of(page, call: str):
-    return page.locator(".jp-CodeCell", has=page.locator(".jp-Editor", has_text=call)).locator(".jp-Cell-outputArea")
+    return page.locator(".jp-CodeCell", has=page.locator(".jp-Editor", has_text=call)).locator(
+        ".jp-Cell-outputArea"
+    )
 
 
 def moved(handle) -> None:
@@ -214,7 +238,10 @@ def test_a_notebook_runs_in_jupyterlab_and_its_live_views_answer(name, lab, brow
     assert outside == []
     if ipywidgets.__version__ < "8":
         pytest.skip("all cells ran, but JupyterLab 4 shows no live views of ipywidgets 7")
-    assert page.get_by_text(re.compile("Error displaying widget|Failed to load model|Loading widget")).count() == 0
+    assert (
+        page.get_by_text(re.compile("Error displaying widget|Failed to load model|Loading widget")).count()
+        == 0
+    )
     for use in [the_guess_can_be_made, *VIEWS.get(name, [])]:
         use(page, name)
     page.screenshot(path=SCREENS / f"{name}.png")

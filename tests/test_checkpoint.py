@@ -55,7 +55,9 @@ def test_a_killed_sweep_goes_on_where_it_was(after, tmp_path, computed, uninterr
     assert after <= kept < PIECES
     assert same(sweep(path), uninterrupted)
     assert len(computed) == PIECES - kept
-    assert same(sweep(path), uninterrupted) and len(computed) == PIECES - kept, "a finished sweep computes nothing"
+    assert same(sweep(path), uninterrupted) and len(computed) == PIECES - kept, (
+        "a finished sweep computes nothing"
+    )
 
 
 def test_a_sweep_killed_again_and_again_at_random_moments(tmp_path, computed, uninterrupted):
@@ -73,7 +75,9 @@ def test_a_sweep_killed_again_and_again_at_random_moments(tmp_path, computed, un
 
 def test_two_processes_on_one_file_both_end_with_the_whole_result(tmp_path, uninterrupted):
     path, barrier = tmp_path / "sweep.sqlite", processes.Barrier(2)
-    workers = [processes.Process(target=sweep_at_once, args=(path, barrier, tmp_path / f"{i}.npz")) for i in range(2)]
+    workers = [
+        processes.Process(target=sweep_at_once, args=(path, barrier, tmp_path / f"{i}.npz")) for i in range(2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -64,7 +64,9 @@ def test_a_file_made_for_something_else_is_refused_by_name(changes, message, tok
     assert path.read_bytes() == before and len(computed) == n == 2
 
 
-def test_other_references_versions_and_a_sweep_inside_an_ablation_are_refused(tokenizer, tmp_path, monkeypatch):
+def test_other_references_versions_and_a_sweep_inside_an_ablation_are_refused(
+    tokenizer, tmp_path, monkeypatch
+):
     path = tmp_path / "sweep.sqlite"
     run_variant(tokenizer, path, mode="mean")
     with pytest.raises(ValueError, match=r"reference: n=2, \w+ in the file, n=2, \w+ now \(.*another seed"):
@@ -77,7 +79,10 @@ def test_other_references_versions_and_a_sweep_inside_an_ablation_are_refused(to
     assert same(ablated, again)
     with pytest.raises(ValueError, match=r"outputs: .*inside ablate\(\)"):
         ga.sweep_heads(lm, examples, ["L0H0"], checkpoint=path, progress=False)
-    with ga.ablate(lm, ["L1H1"]), pytest.raises(ValueError, match="versions: torch .* in the file, torch .* 0.0.0 now"):
+    with (
+        ga.ablate(lm, ["L1H1"]),
+        pytest.raises(ValueError, match="versions: torch .* in the file, torch .* 0.0.0 now"),
+    ):
         monkeypatch.setattr(transformers, "__version__", "0.0.0")
         ga.sweep_heads(lm, examples, ["L0H0"], checkpoint=path, progress=False)
 
@@ -86,7 +91,12 @@ def unwritable(tmp_path):
     """Paths at which even root can't make a file."""
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    return [tmp_path / "file" / "sweep.sqlite", tmp_path / "folder", "/proc/sweep.sqlite", "/proc/new/sweep.sqlite"]
+    return [
+        tmp_path / "file" / "sweep.sqlite",
+        tmp_path / "folder",
+        "/proc/sweep.sqlite",
+        "/proc/new/sweep.sqlite",
+    ]
 
 
 def test_what_cant_be_written_is_refused_before_the_work(tmp_path, lm, computed, monkeypatch):
@@ -98,7 +108,9 @@ def test_what_cant_be_written_is_refused_before_the_work(tmp_path, lm, computed,
     path, connect = tmp_path / "sweep.sqlite", sqlite3.connect
     ga.sweep_heads(lm, examples, ["L0H0"], checkpoint=path, progress=False)
     before, n = path.read_bytes(), len(computed)
-    monkeypatch.setattr(sqlite3, "connect", lambda path, **how: connect(f"file:{path}?mode=ro", uri=True, **how))
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda path, **how: connect(f"file:{path}?mode=ro", uri=True, **how)
+    )
     with pytest.raises(OSError, match="readonly database .*read-only.* 0 finished"):
         ga.sweep_heads(lm, examples, ["L0H0"], checkpoint=path, progress=False)
     assert len(computed) == n and path.read_bytes() == before
@@ -117,7 +129,10 @@ def foreign(path):
 
 
 FOREIGN = {
-    "not SQLite": (lambda path: path.write_text("head,accuracy\n" * 1000), "not a checkpoint, or is damaged: file is not"),
+    "not SQLite": (
+        lambda path: path.write_text("head,accuracy\n" * 1000),
+        "not a checkpoint, or is damaged: file is not",
+    ),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:10000]), "not a checkpoint, or is damaged"),
     "overwritten inside": (damaged, "not a checkpoint, or is damaged"),
     "of another program": (foreign, "another program's SQLite file"),
@@ -138,9 +153,17 @@ def test_a_damaged_or_foreign_file_is_refused_and_left_alone(spoil, message, tmp
 
 def test_unknown_engines_methods_and_modes_make_no_file(tmp_path, lm):
     examples, path = ga.tasks.mmlu(lm, n=2), tmp_path / "sweep.sqlite"
-    for wrong in ({"engine": "dask"}, {"method": "fast"}, {"mode": "none"}, {"mode": "mean"}, {"heads": ["L7H0"]}):
+    for wrong in (
+        {"engine": "dask"},
+        {"method": "fast"},
+        {"mode": "none"},
+        {"mode": "mean"},
+        {"heads": ["L7H0"]},
+    ):
         key, value = next(iter(wrong.items()))
-        with pytest.raises(ValueError, match=f"{key}='{value}'.*(expected one of|needs reference)|L7H0: this model"):
+        with pytest.raises(
+            ValueError, match=f"{key}='{value}'.*(expected one of|needs reference)|L7H0: this model"
+        ):
             ga.sweep_heads(lm, examples, checkpoint=path, progress=False, **wrong)
     with pytest.raises(ValueError, match="no examples"):
         ga.sweep_heads(lm, [], checkpoint=path, progress=False)

@@ -83,7 +83,9 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
     todo = sweeps.pieces(tiny, ga.alive_heads(tiny), rows_of(tiny, examples))
     assert len(todo) < len(pids(log, "piece")) <= len(todo) + 1, "one piece was begun twice"
     loads = pids(log, "load")
-    assert len(loads) == len(set(loads)) == 3, "two workers and the one that took the place of the killed: a load each"
+    assert len(loads) == len(set(loads)) == 3, (
+        "two workers and the one that took the place of the killed: a load each"
+    )
 
     def never(*args, **kwargs):
         raise AssertionError("all pieces were in the file")
@@ -101,7 +103,10 @@ def test_what_a_worker_cant_load_alike_is_refused(two_workers, tmp_path):
     spread = ga.sweep_heads(lm, examples, ["L1H0"], "mean", examples, engine="ray", progress=False)
     assert close(spread, ga.sweep_heads(lm, examples, ["L1H0"], "mean", examples, progress=False))
     path = tmp_path / "sweep.sqlite"
-    with ga.ablate(lm, ["L0H1"]), pytest.raises(ValueError, match=r"as a worker loads it answers otherwise.*ablate\(\)"):
+    with (
+        ga.ablate(lm, ["L0H1"]),
+        pytest.raises(ValueError, match=r"as a worker loads it answers otherwise.*ablate\(\)"),
+    ):
         ga.sweep_heads(lm, examples, checkpoint=path, engine="ray", progress=False)
     lm.mixers[1].out_proj.weight.data.mul_(1.1)
     with pytest.raises(ValueError, match="as a worker loads it answers otherwise.*without edits"):
@@ -138,4 +143,8 @@ def test_a_model_remembers_how_to_load_it_again(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir("/")  # a worker runs elsewhere
     again = ga.load_model(**mine.source, device="cpu")
     assert again.n_layers == 3
-    assert checkpoint.fingerprint(again.model) == checkpoint.fingerprint(mine.model) != checkpoint.fingerprint(tiny.model)
+    assert (
+        checkpoint.fingerprint(again.model)
+        == checkpoint.fingerprint(mine.model)
+        != checkpoint.fingerprint(tiny.model)
+    )

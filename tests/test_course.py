@@ -38,7 +38,12 @@ def test_run_writes_notebook_and_page_and_leaves_the_source_alone(project, monke
     before = source.read_text()
     run(monkeypatch, "run")
     assert source.read_text() == before
-    assert {path.name for path in (project / "build").iterdir()} == {"00_x.ipynb", "00_x.html", "index.html", "LICENSE"}
+    assert {path.name for path in (project / "build").iterdir()} == {
+        "00_x.ipynb",
+        "00_x.html",
+        "index.html",
+        "LICENSE",
+    }
     page = (project / "build" / "00_x.html").read_text()
     assert "42" in page and 'src="http' not in page and 'href="http' not in page
 
@@ -48,8 +53,12 @@ def links(path):
 
 
 def test_the_site_leads_from_page_to_page_and_shows_what_was_not_run(project, monkeypatch):
-    second = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Second\n\n[map](../README.md)"),
-                                             nbformat.v4.new_code_cell("1 / 0")])  # fmt: skip
+    second = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_markdown_cell("# Second\n\n[map](../README.md)"),
+            nbformat.v4.new_code_cell("1 / 0"),
+        ]
+    )
     nbformat.write(second, project / "notebooks" / "01_y.ipynb")
     run(monkeypatch, "run", str(project / "notebooks" / "00_x.ipynb"))  # the second would fail
     build = project / "build"
@@ -88,8 +97,10 @@ def test_a_failing_cell_stops_the_run_and_writes_nothing(project, monkeypatch):
 def test_a_page_describes_its_figures_in_their_order():
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
     figures = [nbformat.v4.new_output("display_data", {"image/png": pixel}) for _ in range(2)]
-    cells = [nbformat.v4.new_code_cell("a", outputs=figures, metadata={"alt": ["first", 'second, "quoted"']}),
-             nbformat.v4.new_code_cell("b", outputs=figures[:1], metadata={"alt": ["third"]})]  # fmt: skip
+    cells = [
+        nbformat.v4.new_code_cell("a", outputs=figures, metadata={"alt": ["first", 'second, "quoted"']}),
+        nbformat.v4.new_code_cell("b", outputs=figures[:1], metadata={"alt": ["third"]}),
+    ]
     page = build.page(nbformat.v4.new_notebook(cells=cells))
     assert re.findall(r'<img alt="([^"]*)"', page) == ["first", "second, &quot;quoted&quot;", "third"]
 
@@ -104,11 +115,15 @@ def test_the_teachers_paths_take_the_minutes_they_claim():
         assert sum(int(row) for row in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)) == int(name)
 
 
-@pytest.mark.parametrize("path", sorted((build.ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((build.ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
+)
 def test_the_teachers_pack_knows_every_figure_and_every_quiz_question(path):
     notebook = nbformat.read(path, as_version=4)
     part = re.search(rf"^## {path.stem[:2]} (.*?)(?=^## |\Z)", PACK, re.DOTALL | re.MULTILINE)[1]
-    figures = sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
+    figures = sum(
+        "image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())
+    )
     assert len(re.findall(r"^\| ", part, re.MULTILINE)) == figures + 1  # the table's head
     (quiz,) = [cell.source for cell in notebook.cells if cell.source.startswith("## Self-quiz")]
     answers = re.search(r"^Quiz: (.*?)\n\n", part, re.DOTALL | re.MULTILINE)[1]
@@ -118,6 +133,8 @@ def test_the_teachers_pack_knows_every_figure_and_every_quiz_question(path):
 
 
 def test_everything_the_teachers_pack_names_exists():
-    assert all((build.ROOT / "notebooks" / target).exists() for target in re.findall(r"\]\(([^)#h][^)#]*)\)", PACK))
+    assert all(
+        (build.ROOT / "notebooks" / target).exists() for target in re.findall(r"\]\(([^)#h][^)#]*)\)", PACK)
+    )
     checks = re.findall(r"they do (.*?) \|", PACK)
     assert {name for line in checks for name in re.findall(r"`(\w+)`", line)} <= set(ALL)

@@ -26,7 +26,9 @@ def test_the_list_of_sums_has_every_file_that_ships_and_data_readme_the_weights(
     lines = [line.split("  ") for line in (MODELS / "SHA256SUMS").read_text().splitlines()]
     assert lines == [[sha256(file), f"{file.parent.name}/{file.name}"] for file in files]
     weights = {(digest, f"models/{name}") for digest, name in lines if name.endswith("model.safetensors")}
-    readme = re.findall(r"^\| `(models/.*)` \| `(\w{64})` \|$", (data_dir() / "README.md").read_text(), re.MULTILINE)
+    readme = re.findall(
+        r"^\| `(models/.*)` \| `(\w{64})` \|$", (data_dir() / "README.md").read_text(), re.MULTILINE
+    )
     assert {(digest, name) for name, digest in readme} == weights and len(readme) == len(TINY)
 
 
@@ -49,8 +51,16 @@ def damage(file):
 
 
 SHIPPED = {  # what happens, to which file, what is said
-    "a bit": (damage, "tiny-llama/model.safetensors", "damaged (its SHA-256 should be {expected} and is {found}"),
-    "cut off": (lambda file: file.write_bytes(file.read_bytes()[:1000]), "tiny-llama/model.safetensors", "is {found}"),
+    "a bit": (
+        damage,
+        "tiny-llama/model.safetensors",
+        "damaged (its SHA-256 should be {expected} and is {found}",
+    ),
+    "cut off": (
+        lambda file: file.write_bytes(file.read_bytes()[:1000]),
+        "tiny-llama/model.safetensors",
+        "is {found}",
+    ),
     "another tokenizer": (
         lambda file: file.write_text("{}"),
         "tiny-llama/tokenizer.json",
@@ -72,7 +82,8 @@ SHIPPED = {  # what happens, to which file, what is said
 def test_what_is_wrong_is_named_and_the_named_command_mends_it(harm, name, message, repository):
     def git(*words):
         subprocess.run(
-            ["git", "-C", repository.parent, "-c", "user.name=A", "-c", "user.email=a@b.c", *words], check=True
+            ["git", "-C", repository.parent, "-c", "user.name=A", "-c", "user.email=a@b.c", *words],
+            check=True,
         )
 
     git("init", "-q")

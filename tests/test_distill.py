@@ -22,7 +22,9 @@ def pair(tokenizer):
 
 def test_everything_but_the_mixers_is_the_teachers(pair):
     teacher, student = pair
-    theirs = {k.replace("model.", "backbone."): v for k, v in teacher.state_dict().items() if "self_attn" not in k}
+    theirs = {
+        k.replace("model.", "backbone."): v for k, v in teacher.state_dict().items() if "self_attn" not in k
+    }
     names = {
         "backbone.embed_tokens.weight": "backbone.embedding.weight",
         "backbone.norm.weight": "backbone.final_layernorm.weight",

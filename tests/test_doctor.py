@@ -17,7 +17,9 @@ from ga_utils.models.loading import layer_of
 
 def skip_zamba2_of_5_15(name):
     if name == "zamba2-7b" and Version(transformers.__version__) < Version("5.16"):
-        pytest.skip("transformers 5.15 numbers shared blocks by layer: models with two of them can't be built")
+        pytest.skip(
+            "transformers 5.15 numbers shared blocks by layer: models with two of them can't be built"
+        )
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -66,7 +68,9 @@ def test_the_token_is_never_shown(monkeypatch):
 
 
 def test_in_a_terminal():
-    done = subprocess.run([sys.executable, "-m", "ga_utils.doctor"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "ga_utils.doctor"], capture_output=True, text=True, check=True
+    )
     assert "Python" in done.stdout and "llama-3.1-8b-instruct" in done.stdout and not done.stderr
 
 

@@ -30,9 +30,10 @@ def examples_of(lm, rng):
     """Letters and dictionaries (one token a choice) and facts (some tokens a choice), of different lengths."""
     n = rng.randint(1, 3)
     return [
-        *ga.tasks.mmlu(lm, n=n, seed=rng.random()), *ga.tasks.kv_retrieval(lm, n_pairs=rng.randint(2, 9), n=2, seed=rng.random()),
+        *ga.tasks.mmlu(lm, n=n, seed=rng.random()),
+        *ga.tasks.kv_retrieval(lm, n_pairs=rng.randint(2, 9), n=2, seed=rng.random()),
         *ga.tasks.knowledge(lm, n=n, seed=rng.random()),
-    ]  # fmt: skip
+    ]
 
 
 def largest_gap(lm, examples, heads, mode="zero", reference=None):
@@ -56,7 +57,9 @@ def test_every_family_and_mode_equals_the_plain_loop(family, mode, tokenizer):
     before = {name: p.clone() for name, p in lm.model.state_dict().items()}
     assert largest_gap(lm, examples_of(lm, rng), dict.fromkeys(heads), mode, reference) < 1e-4
     assert all(torch.equal(p, before[name]) for name, p in lm.model.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in lm.model.modules())
+    assert not any(
+        m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in lm.model.modules()
+    )
 
 
 @pytest.mark.parametrize("trial", range(12))
@@ -66,17 +69,26 @@ def test_random_shapes(trial, tokenizer, monkeypatch):
     monkeypatch.setattr(scoring, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
     n_heads = rng.choice([1, 2, 4, 6])
     groups = rng.choice([k for k in (1, 2, 3, 6) if n_heads % k == 0])
-    shape = {"num_hidden_layers": rng.randint(1, 5), "num_attention_heads": n_heads, "num_key_value_heads": groups}
+    shape = {
+        "num_hidden_layers": rng.randint(1, 5),
+        "num_attention_heads": n_heads,
+        "num_key_value_heads": groups,
+    }
     lm = families.build("llama", tokenizer, hidden_size=24, head_dim=rng.choice([4, 6]), **shape)
     examples = examples_of(lm, rng)
     if trial % 2:
-        examples = [ga.tasks.Example(FEW_SHOT * rng.randint(1, 2) + e.prompt, e.choices, e.answer, e.task) for e in examples]
+        examples = [
+            ga.tasks.Example(FEW_SHOT * rng.randint(1, 2) + e.prompt, e.choices, e.answer, e.task)
+            for e in examples
+        ]
     assert largest_gap(lm, examples, ga.alive_heads(lm)) < 1e-4
 
 
 @pytest.mark.parametrize("mode", ["zero", "mean", "resample"])
 def test_a_shared_beginning_is_run_once_and_changes_nothing(mode, lm, monkeypatch):
-    examples = [ga.tasks.Example(FEW_SHOT * 2 + e.prompt, e.choices, e.answer, e.task) for e in ga.tasks.mmlu(lm, n=6)]
+    examples = [
+        ga.tasks.Example(FEW_SHOT * 2 + e.prompt, e.choices, e.answer, e.task) for e in ga.tasks.mmlu(lm, n=6)
+    ]
     run = ExactSweep(lm, rows_of(lm, examples), mode, examples[:2])
     seen, forward = [], type(lm.model).forward
 
@@ -96,8 +108,13 @@ def test_inside_other_context_managers(family, tokenizer):
     lm, teacher = families.build(family, tokenizer), families.build("llama", tokenizer)
     examples, heads = ga.tasks.mmlu(lm, n=3), [ga.alive_heads(lm)[i] for i in (0, 3, -2)]
     kind = lm.mixers[-1].kind
-    outers = [ga.ablate(lm, [heads[0]]), ga.ablate(lm, [heads[1], heads[2]], "resample", examples), ga.skip_layers(lm, [1]),
-              ga.truncate(lm, lm.n_layers - 1), ga.mask_last_row(lm, kind)]  # fmt: skip
+    outers = [
+        ga.ablate(lm, [heads[0]]),
+        ga.ablate(lm, [heads[1], heads[2]], "resample", examples),
+        ga.skip_layers(lm, [1]),
+        ga.truncate(lm, lm.n_layers - 1),
+        ga.mask_last_row(lm, kind),
+    ]
     if family == "llamba":
         outers += [ga.replace_layer(lm, teacher, 1), ga.replace_head(lm, teacher, 1, 2)]
     for outer in outers:
@@ -142,11 +159,16 @@ def test_the_last_layer_asks_only_where_it_is_read(lm, monkeypatch):
     counted = lambda q: q.shape[1] * q.shape[2] // lm.n_heads  # noqa: E731  queries of a group may lie side by side
     note = lambda q, *args, **kwargs: (asked.append(counted(q)), sdpa(q, *args, **kwargs))[1]  # noqa: E731
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", note)
-    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: (used.append((self, x.shape[1])), forward(self, x))[1])
+    monkeypatch.setattr(
+        torch.nn.Linear, "forward", lambda self, x: (used.append((self, x.shape[1])), forward(self, x))[1]
+    )
     run(())
     width, last = max(len(row.ids) for row in run.rows), lm.layers[-1].self_attn
     assert asked[-lm.n_layers :] == [width] * (lm.n_layers - 1) + [1]
-    assert {(last.q_proj, 1), (last.k_proj, width), (last.o_proj, 1)} <= {*used} and (last.q_proj, width) not in used
+    assert {(last.q_proj, 1), (last.k_proj, width), (last.o_proj, 1)} <= {*used} and (
+        last.q_proj,
+        width,
+    ) not in used
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
 
 
@@ -158,9 +180,13 @@ def test_eager_attention(tokenizer):
 
 @pytest.mark.parametrize(
     ("family", "dtype", "found"),
-    [("llama", torch.float32, True), ("llamba", torch.float32, True), ("llama", torch.bfloat16, False),
-     ("mamba2", torch.float32, False)],
-)  # fmt: skip
+    [
+        ("llama", torch.float32, True),
+        ("llamba", torch.float32, True),
+        ("llama", torch.bfloat16, False),
+        ("mamba2", torch.float32, False),
+    ],
+)
 def test_a_norm_that_only_scales_is_told_from_what_it_does(family, dtype, found, tokenizer):
     lm = families.build(family, tokenizer, dtype)
     seen = look(lm, [5, 7, 9])
@@ -170,7 +196,9 @@ def test_a_norm_that_only_scales_is_told_from_what_it_does(family, dtype, found,
         for change in (lambda made: made + 0.1, lambda made: made * made.abs()):
             forward = norm.forward
             with replaced(norm, lambda x: change(forward(x))):  # noqa: B023
-                assert [layer.second is not None for layer in look(lm, [5, 7, 9])] == [i != 1 for i in range(lm.n_layers)]
+                assert [layer.second is not None for layer in look(lm, [5, 7, 9])] == [
+                    i != 1 for i in range(lm.n_layers)
+                ]
 
 
 def test_running_out_of_memory_halves_the_batch(lm, monkeypatch):
@@ -187,10 +215,19 @@ def test_running_out_of_memory_halves_the_batch(lm, monkeypatch):
     recorded = ExactSweep(lm, rows_of(lm, examples))
     recorded(())
     monkeypatch.setattr(type(lm.model), "forward", small)
-    for again in (ExactSweep(lm, rows_of(lm, examples)), recorded):  # out of memory while recording, or only afterwards
+    for again in (
+        ExactSweep(lm, rows_of(lm, examples)),
+        recorded,
+    ):  # out of memory while recording, or only afterwards
         failed.clear()
-        assert np.abs(again((ga.Head(1, 1),)) - expected).max() < 1e-4 and failed and again.budget < run.budget
-    monkeypatch.setattr(type(lm.model), "forward", lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("none at all")))
+        assert (
+            np.abs(again((ga.Head(1, 1),)) - expected).max() < 1e-4 and failed and again.budget < run.budget
+        )
+    monkeypatch.setattr(
+        type(lm.model),
+        "forward",
+        lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError("none at all")),
+    )
     with pytest.raises(torch.OutOfMemoryError):
         ExactSweep(lm, rows_of(lm, examples))((ga.Head(1, 1),))
 
@@ -210,7 +247,9 @@ def test_an_interrupted_sweep_leaves_the_model_as_it_was(lm, monkeypatch):
     expected, layers = ga.evaluate(lm, examples).logprobs, lm.layers
     run = ExactSweep(lm, rows_of(lm, examples))
     run(())
-    monkeypatch.setattr(type(lm.layers[2].mlp), "forward", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        type(lm.layers[2].mlp), "forward", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         run((ga.Head(1, 1),))
     monkeypatch.undo()

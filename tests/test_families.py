@@ -12,8 +12,14 @@ from conftest import logits
 import ga_utils as ga
 
 PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
-KINDS = {"llama": {"attention"}, "llamba": {"mamba2"}, "mamba": {"mamba1"}, "falcon_mamba": {"mamba1"}, "mamba2": {"mamba2"},
-         "jamba": {"attention", "mamba1"}}  # fmt: skip
+KINDS = {
+    "llama": {"attention"},
+    "llamba": {"mamba2"},
+    "mamba": {"mamba1"},
+    "falcon_mamba": {"mamba1"},
+    "mamba2": {"mamba2"},
+    "jamba": {"attention", "mamba1"},
+}
 
 
 def alone(lm, layer):
@@ -89,9 +95,14 @@ def test_a_model_without_attention_has_no_attention_row(tokenizer):
 @pytest.mark.parametrize("family", ["llama", "llamba", "zamba2", "jamba"])
 def test_the_last_row_stays_masked_while_generating_with_a_cache(family, tokenizer):
     lm = families.build(family, tokenizer)
-    ids = tokenizer([PROMPT, PROMPT.replace("apple: 17\n", "")], return_tensors="pt", padding=True, padding_side="left")
+    ids = tokenizer(
+        [PROMPT, PROMPT.replace("apple: 17\n", "")], return_tensors="pt", padding=True, padding_side="left"
+    )
     seen = []
-    with ga.mask_last_row(lm, lm.mixers[-1].kind), lm.mixers[-1].on_z(lambda z: seen.append(z[:, -1].clone())):
+    with (
+        ga.mask_last_row(lm, lm.mixers[-1].kind),
+        lm.mixers[-1].on_z(lambda z: seen.append(z[:, -1].clone())),
+    ):
         lm.model.generate(**ids, max_new_tokens=3, do_sample=False)
     assert len(seen) == 3 and not any(z.any() for z in seen)
 
@@ -109,7 +120,9 @@ def test_the_mask_may_be_given_by_position(tokenizer):
 def test_a_model_that_would_be_seen_only_in_part_is_refused(family, tokenizer):
     """Some of its layers mix positions in a way that this package does not know."""
     with pytest.raises(ValueError, match=r"is not supported: .*; layer \d is a "):
-        families.build(family, tokenizer, **families.ATTENTION, num_hidden_layers=4, num_experts=2, num_local_experts=2)
+        families.build(
+            family, tokenizer, **families.ATTENTION, num_hidden_layers=4, num_experts=2, num_local_experts=2
+        )
 
 
 def test_an_mlp_layer_has_no_heads(tokenizer):
@@ -120,6 +133,11 @@ def test_an_mlp_layer_has_no_heads(tokenizer):
 def test_a_fused_kernel_that_swallows_the_output_projection_is_noticed(tokenizer):
     lm = families.build("mamba2", tokenizer)
     module = lm.mixers[1].module
-    module.forward = lambda hidden_states, **kwargs: hidden_states @ module.out_proj.weight @ module.out_proj.weight.T
-    with ga.ablate(lm, ["L1H0"]), pytest.raises(RuntimeError, match="layer 1: Mamba2Mixer ran without calling"):
+    module.forward = lambda hidden_states, **kwargs: (
+        hidden_states @ module.out_proj.weight @ module.out_proj.weight.T
+    )
+    with (
+        ga.ablate(lm, ["L1H0"]),
+        pytest.raises(RuntimeError, match="layer 1: Mamba2Mixer ran without calling"),
+    ):
         logits(lm, PROMPT)

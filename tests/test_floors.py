@@ -82,7 +82,10 @@ def test_kv_retrieval_falls_without_the_aggregate_head_the_more_the_more_pairs(m
 
 
 def test_letters_fall_at_one_layer_and_knowledge_gradually(tiny):
-    tasks = {"letters": ga.tasks.mmlu(tiny, n=500, seed=SEED), "knowledge": ga.tasks.knowledge(tiny, n=500, seed=SEED)}
+    tasks = {
+        "letters": ga.tasks.mmlu(tiny, n=500, seed=SEED),
+        "knowledge": ga.tasks.knowledge(tiny, n=500, seed=SEED),
+    }
     frame = ga.sweep_layers(tiny, tasks, progress=False).frame()
     steps = frame.diff().dropna()
     assert steps["letters"].max() > 0.5  # one layer makes most of the difference

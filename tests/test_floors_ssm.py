@@ -58,7 +58,9 @@ def test_the_ssms_aggregate_rows_are_smoother(models, tiny, name):
         scores = ga.aggregate_score(lm, ga.tasks.mmlu(lm, n=50, seed=6), progress=False)
         layer, head = (int(i) for i in np.unravel_index(scores.argmax(), scores.shape))
         examples = ga.tasks.mmlu(lm, n=100, seed=SEED)
-        sharp[lm.name] = [ga.sharpness(ga.attention_map(lm, e.prompt, layer, [head]))[0, -1].item() for e in examples]
+        sharp[lm.name] = [
+            ga.sharpness(ga.attention_map(lm, e.prompt, layer, [head]))[0, -1].item() for e in examples
+        ]
     difference = np.subtract(*sharp.values())
     assert difference.mean() - 1.96 * difference.std(ddof=1) / len(difference) ** 0.5 > 0
 
@@ -115,9 +117,12 @@ def test_one_layer_and_one_head_of_attention_bring_retrieval_back(models, tiny):
         with context:
             return (kv(student, 16, n=500) - low) / (high - low)
 
-    layers = sorted((closed(ga.replace_layer(student, tiny, layer)) for layer in range(student.n_layers)), reverse=True)
+    layers = sorted(
+        (closed(ga.replace_layer(student, tiny, layer)) for layer in range(student.n_layers)), reverse=True
+    )
     assert layers[0] >= 0.5 and layers[0] - layers[1] >= 0.3
     heads = sorted(
-        (closed(ga.replace_head(student, tiny, h.layer, h.head)) for h in ga.alive_heads(student)), reverse=True
+        (closed(ga.replace_head(student, tiny, h.layer, h.head)) for h in ga.alive_heads(student)),
+        reverse=True,
     )
     assert heads[0] >= 0.5 and heads[0] > np.percentile(heads[1:], 95)

@@ -15,9 +15,16 @@ import torch
 
 import ga_utils as ga
 
-TEMPLATE = {"output_type": "multiple_choice", "dataset_path": "json", "test_split": "test", "doc_to_text": "prompt",
-            "doc_to_choice": "choices", "doc_to_target": "answer", "target_delimiter": "", "metric_list": [
-                {"metric": "acc", "aggregation": "mean", "higher_is_better": True}]}  # fmt: skip
+TEMPLATE = {
+    "output_type": "multiple_choice",
+    "dataset_path": "json",
+    "test_split": "test",
+    "doc_to_text": "prompt",
+    "doc_to_choice": "choices",
+    "doc_to_target": "answer",
+    "target_delimiter": "",
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
 
 
 @pytest.fixture
@@ -50,8 +57,12 @@ def test_equals_our_score_with_heads_on_and_off(minimal, as_task):
     assert values[0] == pytest.approx(ga.evaluate(minimal, letters).accuracy)
     p = values[0]
     assert whole.stderr[0] == pytest.approx(np.sqrt(p * (1 - p) / 39))
-    for context in (ga.ablate(minimal, ["L1H0"]), ga.ablate(minimal, ["L1H0"], "resample", letters[:9]),
-                    ga.mask_last_row(minimal), ga.truncate(minimal, 3)):  # fmt: skip
+    for context in (
+        ga.ablate(minimal, ["L1H0"]),
+        ga.ablate(minimal, ["L1H0"], "resample", letters[:9]),
+        ga.mask_last_row(minimal),
+        ga.truncate(minimal, 3),
+    ):
         with context:
             values.append(accuracy(ga.lm_eval(minimal, [task])))
             assert values[-1] == pytest.approx(ga.evaluate(minimal, letters).accuracy)
@@ -67,9 +78,10 @@ def test_every_single_answer_is_the_same(family, tokenizer, as_task, monkeypatch
     logprobs = []
     process = harness.ConfigurableTask.process_results
     monkeypatch.setattr(
-        harness.ConfigurableTask, "process_results",
+        harness.ConfigurableTask,
+        "process_results",
         lambda task, doc, results: logprobs.append([ll for ll, _ in results]) or process(task, doc, results),
-    )  # fmt: skip
+    )
     ga.lm_eval(lm, [as_task(examples)])
     np.testing.assert_allclose(logprobs, ga.evaluate(lm, examples).logprobs, atol=1e-3)
     after = dict(lm.model.named_parameters())
@@ -80,7 +92,9 @@ def test_inside_a_borrowed_layer(tiny, as_task):
     student = ga.load_model("tiny-llamba-unaligned", device="cpu")
     examples = ga.tasks.kv_retrieval(student, n_pairs=12, n=30)
     with ga.replace_layer(student, tiny, 2):
-        assert accuracy(ga.lm_eval(student, [as_task(examples)])) == pytest.approx(ga.evaluate(student, examples).accuracy)
+        assert accuracy(ga.lm_eval(student, [as_task(examples)])) == pytest.approx(
+            ga.evaluate(student, examples).accuracy
+        )
 
 
 @pytest.mark.parametrize("rest", [" is red moon.", " is"], ids=["several tokens", "one token"])
@@ -91,8 +105,12 @@ def test_winograndes_form_scores_the_text_after_the_option(tiny, as_task, rest):
         ga.Example(f"The {relation} of ", (rest,) * 2, k % 2, "winogrande", given=tuple(towns))
         for k, relation in enumerate(["flag", "song", "gift", "feast", "crest", "dance", "tale", "drink"])
     ]
-    task = as_task(examples, doc_to_text="{{answer}}", doc_to_target="{{choices[0]}}",
-                   doc_to_choice="{{[prompt + 'Arvo', prompt + 'Belin']}}")  # fmt: skip
+    task = as_task(
+        examples,
+        doc_to_text="{{answer}}",
+        doc_to_target="{{choices[0]}}",
+        doc_to_choice="{{[prompt + 'Arvo', prompt + 'Belin']}}",
+    )
     score = ga.evaluate(tiny, examples)
     assert 0 < score.accuracy < 1 and accuracy(ga.lm_eval(tiny, [task])) == pytest.approx(score.accuracy)
 
@@ -101,16 +119,22 @@ def test_answers_that_are_generated(minimal, as_task):
     """And `evaluate` among all numbers agrees, where the first token generated is the whole answer."""
     examples = ga.tasks.kv_retrieval(minimal, n_pairs=3, n=20)
     task = as_task(
-        examples, output_type="generate_until", doc_to_choice=None, doc_to_target="{{choices[answer].strip()}}",
-        target_delimiter=" ", generation_kwargs={"until": ["\n"], "max_gen_toks": 1, "do_sample": False},
+        examples,
+        output_type="generate_until",
+        doc_to_choice=None,
+        doc_to_target="{{choices[answer].strip()}}",
+        target_delimiter=" ",
+        generation_kwargs={"until": ["\n"], "max_gen_toks": 1, "do_sample": False},
         metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-    )  # fmt: skip
+    )
     numbers = tuple(f" {n}" for n in range(100))
     among_all = [ga.Example(e.prompt, numbers, int(e.choices[e.answer]), e.task) for e in examples]
     for heads in ([], ["L1H0"]):
         with ga.ablate(minimal, heads):
             (row,) = ga.lm_eval(minimal, [task]).to_dict("records")
-            assert row["metric"] == "exact_match" and row["value"] == pytest.approx(ga.evaluate(minimal, among_all).accuracy)
+            assert row["metric"] == "exact_match" and row["value"] == pytest.approx(
+                ga.evaluate(minimal, among_all).accuracy
+            )
 
 
 def test_limit_shots_several_tasks_and_task_objects(minimal, as_task):

@@ -17,7 +17,9 @@ def zeroed_columns(lm: ga.LM, heads: list[ga.Head]) -> ga.LM:
     model = copy.deepcopy(lm.model)
     for head in heads:
         attention = model.model.layers[head.layer].self_attn
-        attention.o_proj.weight.data[:, head.head * attention.head_dim : (head.head + 1) * attention.head_dim] = 0
+        attention.o_proj.weight.data[
+            :, head.head * attention.head_dim : (head.head + 1) * attention.head_dim
+        ] = 0
     return ga.wrap(model, lm.tokenizer)
 
 
@@ -69,11 +71,15 @@ def test_resample_takes_each_position_from_a_reference_prompt_and_is_the_same_fo
     seen = []
     mixer = lm.mixers[1]
     with ga.ablate(lm, ["L1H2"], mode="resample", reference=reference):
-        handle = mixer.out_proj.register_forward_pre_hook(lambda m, a: seen.append(a[0][0, :, mixer.columns(2)]))
+        handle = mixer.out_proj.register_forward_pre_hook(
+            lambda m, a: seen.append(a[0][0, :, mixer.columns(2)])
+        )
         logits(lm, PROMPT)
         handle.remove()
     donors = []
-    handle = mixer.out_proj.register_forward_pre_hook(lambda m, a: donors.append(a[0][0, :, mixer.columns(2)]))
+    handle = mixer.out_proj.register_forward_pre_hook(
+        lambda m, a: donors.append(a[0][0, :, mixer.columns(2)])
+    )
     for example in reference:
         logits(lm, example.prompt)
     handle.remove()
@@ -166,7 +172,10 @@ def test_heads_are_named_as_in_the_paper():
         (lambda lm: ga.ablate(lm, ["L0H6"]), "L0H6: layer 0 has heads 0–5"),
         (lambda lm: ga.ablate(lm, [ga.Head(0, -1)]), "L0H-1: layer 0 has heads 0–5"),
         (lambda lm: ga.ablate(lm, "L0H1"), "expected a list of heads"),
-        (lambda lm: ga.ablate(lm, ["L0H1"], mode="zeros"), "mode='zeros': expected one of zero, mean, resample"),
+        (
+            lambda lm: ga.ablate(lm, ["L0H1"], mode="zeros"),
+            "mode='zeros': expected one of zero, mean, resample",
+        ),
         (lambda lm: ga.ablate(lm, ["L0H1"], mode="mean"), "needs reference="),
         (lambda lm: ga.keep_only(lm, []), "at least one head"),
         (lambda lm: ga.skip_layers(lm, [3]), "layer 3: this model has layers 0–2"),

@@ -58,11 +58,19 @@ def server(checkpoint):
 
 def session(server, tmp_path, repos="org/model", revision=COMMIT, **environment):
     script = SESSION.format(revision=revision, prompt=PROMPT)
-    settings = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": ""}
+    settings = {
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "",
+    }
     done = subprocess.run(
         [sys.executable, "-c", script, repos, str(tmp_path / "logits.pt")],
-        env=os.environ | settings | environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        env=os.environ | settings | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -73,7 +81,9 @@ def test_only_needed_shards_are_fetched_and_give_the_truncated_model(checkpoint,
     assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
     fetched = {file for method, _, file, _, _ in server.requests if method == "GET"}
     assert needed <= fetched and not later & fetched
-    assert {key for *_, key in server.requests} == {"Bearer hf_notforprint"} and "hf_notforprint" not in output
+    assert {key for *_, key in server.requests} == {
+        "Bearer hf_notforprint"
+    } and "hf_notforprint" not in output
     server.requests.clear()
     code, output = session(server, tmp_path, HF_HUB_OFFLINE="1")  # from the cache, without a network
     assert code == 0 and not server.requests, output
@@ -109,7 +119,11 @@ def test_the_next_source_is_tried_and_all_failures_are_told(checkpoint, server, 
     code, output = session(server, tmp_path, "org/gated,org/gone,org/model")
     assert code == 0, output
     code, output = session(server, tmp_path, "org/gated,org/gone")
-    assert code != 0 and "org/gated is gated: accept its licence" in output and "org/gone does not exist" in output
+    assert (
+        code != 0
+        and "org/gated is gated: accept its licence" in output
+        and "org/gone does not exist" in output
+    )
     code, output = session(server, tmp_path, "org/other", HF_HUB_OFFLINE="1")
     assert code != 0 and f"hf download org/other --revision {COMMIT}" in output
 
@@ -126,7 +140,11 @@ def test_tokens_come_from_the_environment_a_login_or_colab_with_a_time_limit(tmp
     assert hub.token() is None
     colab, userdata = ModuleType("google.colab"), ModuleType("google.colab.userdata")
     colab.userdata, userdata.get = userdata, lambda name: "from colab"
-    for name, module in {"google": ModuleType("google"), "google.colab": colab, "google.colab.userdata": userdata}.items():
+    for name, module in {
+        "google": ModuleType("google"),
+        "google.colab": colab,
+        "google.colab.userdata": userdata,
+    }.items():
         monkeypatch.setitem(sys.modules, name, module)
     assert hub.token() == "from colab"
     userdata.get, began = (lambda name: time.sleep(30)), time.monotonic()
@@ -140,13 +158,21 @@ def test_tokens_come_from_the_environment_a_login_or_colab_with_a_time_limit(tmp
 def test_what_does_not_fit_is_told_before_any_download(monkeypatch):
     monkeypatch.setattr(catalog, "free_gb", lambda device: 15.0)
     monkeypatch.setattr("ga_utils.models.lm.fetch", lambda *args: pytest.fail("tried to download"))
-    with pytest.raises(ValueError, match=r"float16 takes 16\.1 GB.*has 15\.0 GB free: n_layers=26 would fit.*minimal model has 18"):
+    with pytest.raises(
+        ValueError,
+        match=r"float16 takes 16\.1 GB.*has 15\.0 GB free: n_layers=26 would fit.*minimal model has 18",
+    ):
         ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16)
     with pytest.raises(ValueError, match="n_layers=40: llama-3.1-8b-instruct has 32 layers"):
         ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16, n_layers=40)
     asked = []
-    monkeypatch.setattr("ga_utils.models.lm.fetch", lambda name, entry, n_layers: asked.append(n_layers) or 1 / 0)
+    monkeypatch.setattr(
+        "ga_utils.models.lm.fetch", lambda name, entry, n_layers: asked.append(n_layers) or 1 / 0
+    )
     for n_layers in (18, "fit"):
-        with pytest.raises(ZeroDivisionError), pytest.warns(UserWarning) if n_layers == "fit" else pytest.MonkeyPatch.context():
+        with (
+            pytest.raises(ZeroDivisionError),
+            pytest.warns(UserWarning) if n_layers == "fit" else pytest.MonkeyPatch.context(),
+        ):
             ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16, n_layers=n_layers)
     assert asked == [18, 26]

@@ -71,7 +71,9 @@ def test_a_replaced_head_is_weight_surgery_on_both(pair, teacher_head):
         torch.testing.assert_close(logits(student, PROMPT), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("replace", [lambda s, t: ga.replace_layer(s, t, 1), lambda s, t: ga.replace_head(s, t, 1, 2)])
+@pytest.mark.parametrize(
+    "replace", [lambda s, t: ga.replace_layer(s, t, 1), lambda s, t: ga.replace_head(s, t, 1, 2)]
+)
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 def test_afterwards_both_are_as_before(pair, replace, error):
     before = [(logits(lm, PROMPT), {k: v.clone() for k, v in lm.model.state_dict().items()}) for lm in pair]
@@ -108,7 +110,10 @@ def test_the_map_of_a_borrowed_layer_is_the_teachers_on_that_input(pair):
     """Layer 0 has the same input in both, if the embeddings are the same."""
     student, teacher = pair
     student.model.get_input_embeddings().load_state_dict(teacher.model.get_input_embeddings().state_dict())
-    expected, before = ga.attention_map(teacher, PROMPT, 0), [lm.model.config._attn_implementation for lm in pair]
+    expected, before = (
+        ga.attention_map(teacher, PROMPT, 0),
+        [lm.model.config._attn_implementation for lm in pair],
+    )
     with ga.replace_layer(student, teacher, 0):
         torch.testing.assert_close(ga.attention_map(student, PROMPT, 0), expected)
     assert [lm.model.config._attn_implementation for lm in pair] == before and "sdpa" in before

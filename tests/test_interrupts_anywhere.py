@@ -48,11 +48,21 @@ def parts(lm: ga.LM) -> list:
     """All of a model that hooks and context managers of ours touch."""
     modules = list(lm.model.named_modules())
     return [
-        *((name, id(module), len(module._forward_hooks), len(module._forward_pre_hooks), "forward" in vars(module))
-          for name, module in modules),
-        *(id(mixer.module) for mixer in lm.mixers), lm.model.config._attn_implementation,
-        ALL_ATTENTION_FUNCTIONS["sdpa"], signal.getsignal(signal.SIGINT),
-    ]  # fmt: skip
+        *(
+            (
+                name,
+                id(module),
+                len(module._forward_hooks),
+                len(module._forward_pre_hooks),
+                "forward" in vars(module),
+            )
+            for name, module in modules
+        ),
+        *(id(mixer.module) for mixer in lm.mixers),
+        lm.model.config._attn_implementation,
+        ALL_ATTENTION_FUNCTIONS["sdpa"],
+        signal.getsignal(signal.SIGINT),
+    ]
 
 
 def inside(manager, *args):
@@ -96,7 +106,10 @@ WORKS = {
     "piece": ("llama", a_piece),
     "piece of an SSM": ("llamba", a_piece),
     "piece of a hybrid": ("zamba2", a_piece),
-    "screen": ("llama", lambda lm, teacher, examples: ga.sweep_heads(lm, examples, method="screen", k=2, progress=False)),
+    "screen": (
+        "llama",
+        lambda lm, teacher, examples: ga.sweep_heads(lm, examples, method="screen", k=2, progress=False),
+    ),
     "replace_head": ("llamba", a_head_given_back),
     "replace_layer": ("llamba", a_layer_given_back),
 }
@@ -121,7 +134,9 @@ def test_an_interrupt_at_any_moment_is_raised_and_leaves_the_model_as_it_was(nam
     whole, known = (parts(lm), parts(teacher)), logits(lm, PROMPT)
     n_lines = lines_run(lambda: work(lm, teacher, examples))
     for moment in random.Random(5).sample(range(1, n_lines + 1), min(n_lines, TRIALS)):
-        with pytest.raises(KeyboardInterrupt) as error:  # kept, as IPython keeps it: nothing is mended by forgetting its frames
+        with pytest.raises(
+            KeyboardInterrupt
+        ) as error:  # kept, as IPython keeps it: nothing is mended by forgetting its frames
             lines_run(lambda: work(lm, teacher, examples), moment)
         assert (parts(lm), parts(teacher)) == whole, f"{name}: interrupted before line {moment} of {n_lines}"
         del error

@@ -83,13 +83,22 @@ def test_checkpoints_have_the_published_names_and_shapes(tied, model, tmp_path):
     LlambaForCausalLM(config).save_pretrained(tmp_path)
     d, v, q, n, i, vocab = 32, 4, 2, 4, 32, config.vocab_size
     layer = {
-        "input_layernorm.weight": [d], "mixer.in_proj.weight": [2 * i + 2 * q * n + v, d], "mixer.z_bias": [i],
-        "mixer.conv1d.weight": [i + 2 * q * n, 1, 4], "mixer.conv1d.bias": [i + 2 * q * n], "mixer.D": [v],
-        "mixer.out_proj.weight": [d, i], "post_attention_layernorm.weight": [d], "mlp.gate_proj.weight": [48, d],
-        "mlp.up_proj.weight": [48, d], "mlp.down_proj.weight": [d, 48],
-    }  # fmt: skip
+        "input_layernorm.weight": [d],
+        "mixer.in_proj.weight": [2 * i + 2 * q * n + v, d],
+        "mixer.z_bias": [i],
+        "mixer.conv1d.weight": [i + 2 * q * n, 1, 4],
+        "mixer.conv1d.bias": [i + 2 * q * n],
+        "mixer.D": [v],
+        "mixer.out_proj.weight": [d, i],
+        "post_attention_layernorm.weight": [d],
+        "mlp.gate_proj.weight": [48, d],
+        "mlp.up_proj.weight": [48, d],
+        "mlp.down_proj.weight": [d, 48],
+    }
     expected = {"backbone.embedding.weight": [vocab, d], "backbone.final_layernorm.weight": [d]}
-    expected |= {f"backbone.layers.{number}.{name}": shape for number in range(3) for name, shape in layer.items()}
+    expected |= {
+        f"backbone.layers.{number}.{name}": shape for number in range(3) for name, shape in layer.items()
+    }
     expected |= {} if tied else {"lm_head.weight": [vocab, d]}
     assert {name: list(t.shape) for name, t in load_file(tmp_path / "model.safetensors").items()} == expected
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -105,7 +114,8 @@ def test_configurations_that_are_not_llambas_are_refused():
 
 
 @pytest.mark.skipif(
-    not (torch.cuda.is_available() and llamba.mamba_chunk_scan_combined), reason="needs a GPU and mamba-ssm's kernels"
+    not (torch.cuda.is_available() and llamba.mamba_chunk_scan_combined),
+    reason="needs a GPU and mamba-ssm's kernels",
 )
 @torch.no_grad()
 def test_the_kernel_agrees_with_the_plain_form(model, monkeypatch):

@@ -89,7 +89,9 @@ def test_a_damaged_file_is_named(tokenizer, tmp_path):
 def test_a_llamba_may_have_no_weight_too_many(tokenizer, tmp_path):
     saved(families.build("llamba", tokenizer), tmp_path, "1GB")
     change(tmp_path, lambda weights: weights.update({"backbone.layers.1.mixer.norm.weight": torch.zeros(2)}))
-    with pytest.raises(ValueError, match=r"1 weights that a LlambaForCausalLM does not: backbone\.layers\.1\.mixer\.norm"):
+    with pytest.raises(
+        ValueError, match=r"1 weights that a LlambaForCausalLM does not: backbone\.layers\.1\.mixer\.norm"
+    ):
         ga.load_model(str(tmp_path), device="cpu")
     assert ga.load_model(str(tmp_path), device="cpu", n_layers=1).n_layers == 1
 

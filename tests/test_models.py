@@ -21,14 +21,18 @@ CLASSES = {
     "tiny-mamba2-d4": "Mamba2ForCausalLM",
     "tiny-mamba2-d16": "Mamba2ForCausalLM",
     "tiny-zamba2": "Zamba2ForCausalLM",
-}  # fmt: skip  all others are Llambas
+}  # all others are Llambas
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_shipped_models_load_with_transformers_alone(name):
     model = AutoModelForCausalLM.from_pretrained(MODELS / name)
     assert type(model).__name__ == CLASSES.get(name, "LlambaForCausalLM")
-    assert {path.name for path in (MODELS / name).iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {path.name for path in (MODELS / name).iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
     lm = ga.load_model(name, device="cpu")
     assert lm.name == name and lm.model.dtype == torch.float32 and not lm.model.training
     ids = lm.tokenizer(PROMPT, return_tensors="pt").input_ids
@@ -61,7 +65,10 @@ def test_mixers_describe_the_heads(tokenizer):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: ga.load_model("tiny-lama"), "unknown model 'tiny-lama': known are tiny-llama, tiny-llama-minimal"),
+        (
+            lambda: ga.load_model("tiny-lama"),
+            "unknown model 'tiny-lama': known are tiny-llama, tiny-llama-minimal",
+        ),
         (lambda: ga.load_model("tiny-llama", n_layers=0), "has 5 layers"),
         (lambda: ga.load_model("tiny-llama", n_layers=6), "has 5 layers"),
         (

@@ -46,7 +46,10 @@ def test_follows_the_template(notebook):
 
 
 def test_the_install_cell_is_the_same_everywhere_and_has_the_projects_address():
-    cells = {name: [c.source for c in code(book) if "install" in c.metadata.get("tags", [])] for name, book in NOTEBOOKS.items()}
+    cells = {
+        name: [c.source for c in code(book) if "install" in c.metadata.get("tags", [])]
+        for name, book in NOTEBOOKS.items()
+    }
     (only,) = {tuple(found) for found in cells.values()}
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
     assert len(only) == 1 and only[0].startswith(f'COURSE = "{project.get("urls", {}).get("Course", "")}"')
@@ -67,7 +70,9 @@ def test_cells_are_short_and_explained(notebook):
 def test_outputs_are_those_of_one_clean_run(notebook):
     assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
     outputs = [output for cell in code(notebook) for output in cell.outputs]
-    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert not [
+        output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"
+    ]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert "widgets" not in notebook.metadata
     text = nbformat.writes(notebook)
@@ -92,10 +97,14 @@ def test_every_figure_is_captioned_and_described(notebook):
 @each
 def test_a_prediction_comes_before_its_figure_and_is_drawn_into_it(notebook):
     cells = [cell.source for cell in code(notebook)]
-    asked = {found[1]: i for i, source in enumerate(cells) if (found := re.match(r"(\w+) = ga\.predict\(", source))}
+    asked = {
+        found[1]: i for i, source in enumerate(cells) if (found := re.match(r"(\w+) = ga\.predict\(", source))
+    }
     assert asked
     for name, i in asked.items():
-        (drawn,) = [k for k, source in enumerate(cells) if re.search(rf"ga\.plots\.guess\(.*\b{name}\.value", source)]
+        (drawn,) = [
+            k for k, source in enumerate(cells) if re.search(rf"ga\.plots\.guess\(.*\b{name}\.value", source)
+        ]
         assert drawn > i and has_picture(code(notebook)[drawn])
 
 
@@ -104,7 +113,9 @@ def test_notebooks_link_to_their_neighbours_and_to_the_one_glossary():
     for i, notebook in enumerate(NOTEBOOKS.values()):
         top, bottom = notebook.cells[0].source.splitlines()[-1], notebook.cells[-1].source.splitlines()[-1]
         assert "(../README.md)" in top
-        assert [name for name in names if f"({name}.ipynb)" in top] == names[max(i - 1, 0) : i] + names[i + 1 : i + 2]
+        assert [name for name in names if f"({name}.ipynb)" in top] == names[max(i - 1, 0) : i] + names[
+            i + 1 : i + 2
+        ]
         assert f"({names[i + 1]}.ipynb)" in bottom if i < 5 else "(../README.md)" in bottom
         assert i == 0 or "(00_start_here.ipynb#Words)" in top
     (shown,) = [c for notebook in NOTEBOOKS.values() for c in code(notebook) if "ga.glossary()" in c.source]
@@ -123,15 +134,21 @@ def test_no_head_is_named_in_advance(notebook):
 @each
 def test_no_cell_writes_a_file(notebook):
     """So that notebooks also run from a folder that can't be written to."""
-    writes = re.compile(r"open\(|\.write|\.to_(csv|json|pickle)\(|\.save|savefig\(|checkpoint=|mkdir|^!", re.MULTILINE)
+    writes = re.compile(
+        r"open\(|\.write|\.to_(csv|json|pickle)\(|\.save|savefig\(|checkpoint=|mkdir|^!", re.MULTILINE
+    )
     assert [found[0] for cell in code(notebook) for found in [writes.search(cell.source)] if found] == []
 
 
 def exercises():
     for name, notebook in NOTEBOOKS.items():
         for i, cell in enumerate(notebook.cells):
-            if found := re.search(r"ga\.checks\.(\w+)\((\w+)\)", cell.source if cell.cell_type == "code" else ""):
-                yield pytest.param(found[1], cell.source, notebook.cells[i + 1].source, id=f"{name[:2]}-{found[1]}")
+            if found := re.search(
+                r"ga\.checks\.(\w+)\((\w+)\)", cell.source if cell.cell_type == "code" else ""
+            ):
+                yield pytest.param(
+                    found[1], cell.source, notebook.cells[i + 1].source, id=f"{name[:2]}-{found[1]}"
+                )
 
 
 @pytest.mark.parametrize("name, stub, folded", list(exercises()))
@@ -139,7 +156,10 @@ def test_solutions_pass_and_stubs_count_as_not_attempted(name, stub, folded, cap
     assert "<summary>Hint" in folded
     solution = re.search(r"<summary>Solution.*?```python\n(.*?)```", folded, re.DOTALL)[1]
     signatures = []
-    for source, expected in ((solution, f"✓ {name}"), (stub.split("ga.checks")[0], f"· {name}: not attempted yet")):
+    for source, expected in (
+        (solution, f"✓ {name}"),
+        (stub.split("ga.checks")[0], f"· {name}: not attempted yet"),
+    ):
         space = {"ga": ga}
         exec("import numpy as np, torch, random\n" + source, space)
         assert ALL[name].verdict(space[name]).startswith(expected)
@@ -150,13 +170,18 @@ def test_solutions_pass_and_stubs_count_as_not_attempted(name, stub, folded, cap
 @pytest.mark.parametrize("number", EXERCISES)
 def test_four_to_six_exercises_from_a_warm_up_to_a_bonus(number):
     (notebook,) = [notebook for name, notebook in NOTEBOOKS.items() if name.startswith(number)]
-    given = [found for cell in code(notebook) for found in re.findall(r"ga\.checks\.(\w+)\(\w+\)", cell.source)]
+    given = [
+        found for cell in code(notebook) for found in re.findall(r"ga\.checks\.(\w+)\(\w+\)", cell.source)
+    ]
     assert given == [check.name for check in EXERCISES[number]] and 4 <= len(given) <= 6
     boxes = re.findall(
-        r"\*\*Difficulty\*\* ([●○]{4})(.*?) · \*\*about \d+ minutes\*\* · check: `ga.checks.(\w+)`", prose(notebook)
+        r"\*\*Difficulty\*\* ([●○]{4})(.*?) · \*\*about \d+ minutes\*\* · check: `ga.checks.(\w+)`",
+        prose(notebook),
     )
     assert [name for _, _, name in boxes] == given
-    assert boxes[0][0] == "●○○○" and [bool(bonus) for *_, bonus, _ in boxes] == [dots == "●●●●" for dots, *_ in boxes]
+    assert boxes[0][0] == "●○○○" and [bool(bonus) for *_, bonus, _ in boxes] == [
+        dots == "●●●●" for dots, *_ in boxes
+    ]
     assert sum(dots == "●●●●" for dots, *_ in boxes) >= 1
     assert any("ga.checks.progress()" in cell.source for cell in code(notebook))
 
@@ -174,11 +199,16 @@ def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys, monkeypa
     ga.checks.progress()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("05: 1 of 5 right")
-    assert line.split("right")[1].split() == "✓ gap_closed · silence_last · swap_head ✗ best_first · greedy".split()
+    assert (
+        line.split("right")[1].split()
+        == "✓ gap_closed · silence_last · swap_head ✗ best_first · greedy".split()
+    )
 
 
 MISTAKES = [
-    pytest.param(c, h, f, id=f"{c.name}-{i}") for c in ALL.values() for i, (h, f) in enumerate(c.mistakes.items())
+    pytest.param(c, h, f, id=f"{c.name}-{i}")
+    for c in ALL.values()
+    for i, (h, f) in enumerate(c.mistakes.items())
 ]
 
 

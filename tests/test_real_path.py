@@ -64,15 +64,22 @@ def test_at_full_width_each_family_loads_ablates_sweeps_maps_and_replaces(name, 
         teacher = at_full_width("llama-3.1-8b-instruct", tokenizer)
         with ga.replace_head(lm, teacher, 1, 3):
             replaced = ga.evaluate(lm, examples).logprobs
-        assert not np.array_equal(replaced, whole) and np.array_equal(ga.evaluate(lm, examples).logprobs, whole)
+        assert not np.array_equal(replaced, whole) and np.array_equal(
+            ga.evaluate(lm, examples).logprobs, whole
+        )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook, family", [("00_start_here", f) for f in ("llama", "llamba", "falcon_mamba", "zamba2")] + [
-    ("02_finding_ga_heads", "llama"), ("03_ablating_heads_on_mmlu", "llama")])  # fmt: skip
+@pytest.mark.parametrize(
+    "notebook, family",
+    [("00_start_here", f) for f in ("llama", "llamba", "falcon_mamba", "zamba2")]
+    + [("02_finding_ga_heads", "llama"), ("03_ablating_heads_on_mmlu", "llama")],
+)
 def test_notebooks_run_on_a_local_checkpoint_of_each_family(notebook, family, tokenizer, tmp_path):
     """Only MODEL is changed. Random weights know nothing, so what a cell prints differs; that all cells run is the test."""
-    lm = families.build(family, tokenizer, **({} if family in ("llamba", "zamba2") else {"num_hidden_layers": 4}))
+    lm = families.build(
+        family, tokenizer, **({} if family in ("llamba", "zamba2") else {"num_hidden_layers": 4})
+    )
     lm.model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     book = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", 4)
@@ -89,5 +96,7 @@ def test_a_notebook_without_the_course_says_how_to_get_it(tmp_path):
     (cell,) = [cell for cell in book.cells if "install" in cell.metadata.get("tags", [])]
     code = cell.source.replace("    %pip", "    get_ipython().run_line_magic('pip', '')  # %pip")
     script = f"import sys\nsys.modules['ga_utils'] = None\n{code}"
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ)
+    )
     assert done.returncode and "say where the course is" in done.stderr

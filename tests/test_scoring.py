@@ -19,7 +19,9 @@ def plain_loop(lm, examples):
     for example in examples:
         row = []
         for choice in example.choices:
-            prompt, whole = (lm.tokenizer(text).input_ids for text in (example.prompt, example.prompt + choice))
+            prompt, whole = (
+                lm.tokenizer(text).input_ids for text in (example.prompt, example.prompt + choice)
+            )
             logp = logits(lm, example.prompt + choice).log_softmax(-1)
             row.append(sum(logp[i - 1, whole[i]].item() for i in range(len(prompt), len(whole))))
         table.append(row)
@@ -67,7 +69,11 @@ def test_wilson_interval_is_scipys(hits, n):
     [
         ([], {}, "no examples"),
         ([ga.Example("A", ("", " B"), 0, "t")], {}, "choice '' tokenizes to nothing"),
-        ([ga.Example("apple " * 128, (" A", " B"), 0, "t")], {}, "needs 129 tokens, but random has a context of 128"),
+        (
+            [ga.Example("apple " * 128, (" A", " B"), 0, "t")],
+            {},
+            "needs 129 tokens, but random has a context of 128",
+        ),
         ([ga.Example("A", (" A", " B"), 0, "t")], {"batch_size": 0}, "batch_size=0"),
         ([ga.Example("A", (" A", " B"), 0, "t")], {"batch_size": "all"}, "batch_size='all'"),
     ],
@@ -93,7 +99,10 @@ def test_numbers_that_are_none_and_prompts_of_nothing_are_named(lm, tokenizer):
     with pytest.raises(ValueError, match=r"the model gives no numbers \(NaN\) on example 0"):
         ga.evaluate(lm, [ga.Example("A", (" A", " B"), 0, "t")])
     bare = dataclasses.replace(
-        lm, tokenizer=lambda texts: type("Ids", (), {"input_ids": [ids[1:] for ids in tokenizer(texts).input_ids]})
+        lm,
+        tokenizer=lambda texts: type(
+            "Ids", (), {"input_ids": [ids[1:] for ids in tokenizer(texts).input_ids]}
+        ),
     )
     with pytest.raises(ValueError, match="example 0 has an empty prompt"):
         ga.evaluate(bare, [ga.Example("", (" A", " B"), 0, "t")])

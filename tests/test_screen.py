@@ -22,7 +22,9 @@ def log_odds(lm, examples):
     """From `evaluate`, not from the screen's own code: [n] log-odds of the right choice among the choices."""
     logprobs = torch.tensor(ga.evaluate(lm, examples).logprobs)
     right = torch.tensor([[e.answer] for e in examples])
-    return logprobs.gather(1, right)[:, 0] - logprobs.scatter(1, right, -torch.inf).nan_to_num(-torch.inf).logsumexp(1)
+    return logprobs.gather(1, right)[:, 0] - logprobs.scatter(1, right, -torch.inf).nan_to_num(
+        -torch.inf
+    ).logsumexp(1)
 
 
 @pytest.mark.parametrize("family", ["llama", "llamba", "falcon_mamba", "mamba2", "zamba2"])
@@ -48,7 +50,9 @@ def test_the_estimate_is_the_derivative(family, tokenizer):
 
 
 @pytest.mark.parametrize("task", ["mmlu", "kv_retrieval"])
-@pytest.mark.parametrize("name", [name for name in TINY if name != "tiny-falcon-mamba"])  # 768 channels: the next test
+@pytest.mark.parametrize(
+    "name", [name for name in TINY if name != "tiny-falcon-mamba"]
+)  # 768 channels: the next test
 def test_the_true_top_five_are_among_those_looked_at(name, task):
     """But for heads that cost a single example of 50, or none: which of them comes fifth is a coin's choice."""
     lm = ga.load_model(name, device="cpu")
@@ -63,8 +67,15 @@ def test_the_true_top_five_are_among_those_looked_at(name, task):
 def test_on_random_models_too(seed, tokenizer):
     """By log-probability: their accuracy is chance, and ranks by it are a coin's."""
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=256, num_hidden_layers=8,
-                         num_attention_heads=8, num_key_value_heads=8, initializer_range=0.05)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        initializer_range=0.05,
+    )
     lm = ga.wrap(LlamaForCausalLM(config), tokenizer, "random")
     examples = ga.tasks.mmlu(lm, n=40, seed=seed)
     exact = ga.sweep_heads(lm, examples, progress=False)
@@ -75,12 +86,17 @@ def test_on_random_models_too(seed, tokenizer):
 
 def test_the_report_says_what_was_exact(lm):
     examples = ga.tasks.mmlu(lm, n=10)
-    exact, screened = ga.sweep_heads(lm, examples), ga.sweep_heads(lm, examples, method="screen", k=4, progress=False)
+    exact, screened = (
+        ga.sweep_heads(lm, examples),
+        ga.sweep_heads(lm, examples, method="screen", k=4, progress=False),
+    )
     looked_at = ~np.isnan(screened.accuracy)
     assert looked_at.sum() == 4 and np.isfinite(screened.estimate).all() and exact.estimate is None
     assert np.abs(screened.logprob[looked_at] - exact.logprob[looked_at]).max() < 1e-4
     assert "4 heads disabled of 18, chosen by attribution" in repr(screened) and len(screened.frame()) == 4
-    with pytest.raises(ValueError, match='k=3 with method=\'exact\': k is how many heads method="screen" disables'):
+    with pytest.raises(
+        ValueError, match="k=3 with method='exact': k is how many heads method=\"screen\" disables"
+    ):
         ga.sweep_heads(lm, examples, k=3)
 
 

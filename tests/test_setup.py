@@ -28,12 +28,18 @@ def test_environment_yml_installs_the_package_and_repeats_no_pin():
 
 
 def test_constraints_pin_every_direct_dependency_exactly_once():
-    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", pin) for pin in pins)
     pinned = [re.split("==", pin)[0].lower().replace("_", "-") for pin in pins]
     assert len(pinned) == len(set(pinned))
     extras = PROJECT["optional-dependencies"]
-    (others,) = [re.fullmatch(r"ga-utils\[(.*)\]", line)[1] for line in extras["test"] if line.startswith("ga-utils")]
+    (others,) = [
+        re.fullmatch(r"ga-utils\[(.*)\]", line)[1] for line in extras["test"] if line.startswith("ga-utils")
+    ]
     tested = sum([extras[extra] for extra in ("test", *others.split(","))], [])
     assert names(PROJECT["dependencies"] + tested) - {"ga-utils"} <= set(pinned)
 
@@ -62,8 +68,10 @@ def test_everything_the_readme_links_to_exists():
 def imports() -> dict[str, set[str]]:
     """Every module of the package -> the modules of ours that it imports, also inside functions."""
     package = ROOT / "ga_utils"
-    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-             for path in package.rglob("*.py")}  # fmt: skip
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in package.rglob("*.py")
+    }
     graph = {}
     for name, path in paths.items():
         found = set()
@@ -93,7 +101,11 @@ def test_the_package_imports_one_way():
 
 def test_a_dozen_files_at_the_root_and_none_that_is_long():
     assert len(list((ROOT / "ga_utils").glob("*.py"))) <= 14
-    assert {path.name: n for path in (ROOT / "ga_utils").rglob("*.py") if (n := len(path.read_text().splitlines())) > 300} == {}
+    assert {
+        path.name: n
+        for path in (ROOT / "ga_utils").rglob("*.py")
+        if (n := len(path.read_text().splitlines())) > 300
+    } == {}
 
 
 def test_ruff_is_content():
@@ -106,6 +118,12 @@ def test_ruff_is_content():
 def test_installing_the_course_keeps_a_stock_colabs_packages():
     """pip leaves alone what is in range: no new torch, no restart."""
     ranges = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"])}
-    stock = {"torch": "2.11.0", "numpy": "2.1.0", "transformers": "5.15.0", "ipywidgets": "7.7.1", "ipython": "7.34.0"}
+    stock = {
+        "torch": "2.11.0",
+        "numpy": "2.1.0",
+        "transformers": "5.15.0",
+        "ipywidgets": "7.7.1",
+        "ipython": "7.34.0",
+    }
     assert all(ranges[name].contains(version) for name, version in stock.items())
     assert not {"jupyterlab", "mamba-ssm", "ray", "lm-eval"} & set(ranges)

@@ -18,7 +18,9 @@ PROMPT = "The flag of Arvo is amber river."
 
 
 def rows(tokenizer, n=2, **changes):
-    return batch(Writer(tokenizer).rows(random.Random(0), Stage(1, {"mmlu": 1.0}, length=80, rows=n, **changes)))
+    return batch(
+        Writer(tokenizer).rows(random.Random(0), Stage(1, {"mmlu": 1.0}, length=80, rows=n, **changes))
+    )
 
 
 def pressure(lm, tokenizer, *costs, **options):
@@ -31,7 +33,9 @@ def test_counts_each_heads_output_against_the_stream(where, tokenizer):
     lm, data = random_llama(tokenizer, kv_heads=6), rows(tokenizer)
     caught = {}
     for i, mixer in enumerate(lm.mixers):
-        mixer.out_proj.register_forward_pre_hook(lambda m, a, i=i: caught.__setitem__(("z", i), a[0].detach()))
+        mixer.out_proj.register_forward_pre_hook(
+            lambda m, a, i=i: caught.__setitem__(("z", i), a[0].detach())
+        )
         lm.layers[i].register_forward_pre_hook(lambda m, a, i=i: caught.__setitem__(("x", i), a[0].detach()))
     costs = [0.0, 0.0, 0.0]
     costs[where] = 1.0
@@ -98,8 +102,12 @@ def test_thrift_prices_what_a_hybrids_attention_writes_and_leaves_no_hook(tokeni
     plain = loop.answer_loss(model, data)[0].item()
     written, streams = [], []
     hybrids = [layer for layer in model.model.layers if hasattr(layer, "linear")]
-    handles = [layer.linear.register_forward_hook(lambda m, a, out: written.append(out.float())) for layer in hybrids]
-    handles += [layer.register_forward_pre_hook(lambda m, args: streams.append(args[0].float())) for layer in hybrids]
+    handles = [
+        layer.linear.register_forward_hook(lambda m, a, out: written.append(out.float())) for layer in hybrids
+    ]
+    handles += [
+        layer.register_forward_pre_hook(lambda m, args: streams.append(args[0].float())) for layer in hybrids
+    ]
     loop.answer_loss(model, data)
     for handle in handles:
         handle.remove()

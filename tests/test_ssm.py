@@ -69,7 +69,9 @@ def test_and_so_it_is_on_trained_weights(name):
     for mixer in ssm_mixers(lm):
         inputs, seen = [], []
         hook = mixer.module.register_forward_pre_hook(
-            lambda module, args, kwargs, inputs=inputs: inputs.append(args[0] if args else kwargs["hidden_states"]),
+            lambda module, args, kwargs, inputs=inputs: inputs.append(
+                args[0] if args else kwargs["hidden_states"]
+            ),
             with_kwargs=True,
         )
         with mixer.on_z(seen.append):
@@ -86,7 +88,11 @@ def test_bfloat16_inputs(family, tokenizer):
     lm.model.to(torch.bfloat16)
     for mixer in ssm_mixers(lm):
         hidden = torch.randn(40, 32, dtype=torch.bfloat16)
-        close(gated(mixer, output(scan_of(mixer.module, hidden)), hidden).float(), run(mixer, hidden).float(), 3e-2)
+        close(
+            gated(mixer, output(scan_of(mixer.module, hidden)), hidden).float(),
+            run(mixer, hidden).float(),
+            3e-2,
+        )
 
 
 def selective_scan_reference(scan: Scan) -> torch.Tensor:
@@ -118,13 +124,16 @@ def test_in_float64_the_matrix_is_the_recurrence(family, length, tokenizer):
 def test_attention_map_reads_the_layer_that_was_asked_for(family, tokenizer):
     """From the whole model, on a prompt: equal to the mixer's matrix on the input that it really got."""
     lm = families.build(family, tokenizer)
-    lm.model.set_attn_implementation("eager")  # as maps are read; a fused kernel's rounding, layers before, is another
+    lm.model.set_attn_implementation(
+        "eager"
+    )  # as maps are read; a fused kernel's rounding, layers before, is another
     (example,) = ga.tasks.mmlu(lm, n=1)
     ids = lm.tokenizer(example.prompt, return_tensors="pt").input_ids
     mixer = ssm_mixers(lm)[-1]
     seen = []
     hook = mixer.module.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]),
+        with_kwargs=True,
     )
     with torch.no_grad():
         lm.model(input_ids=ids, use_cache=False)
@@ -139,8 +148,13 @@ def test_far_apart_positions_keep_their_digits():
     """2,048 positions, slow decay: float32 sums over all of them would be off in the fourth digit."""
     torch.manual_seed(0)
     n = 2048
-    scan = Scan(*(torch.randn(n, 1, 4) for _ in range(3)), torch.rand(n, 1), torch.tensor([-0.01]), torch.ones(1),
-                torch.ones(n, 1))  # fmt: skip
+    scan = Scan(
+        *(torch.randn(n, 1, 4) for _ in range(3)),
+        torch.rand(n, 1),
+        torch.tensor([-0.01]),
+        torch.ones(1),
+        torch.ones(n, 1),
+    )
     exact = Scan(*(getattr(scan, name).double() for name in ("x", "B", "C", "dt", "A", "D", "scale")))
     close(scan.matrix([0]), exact.matrix([0]), 1e-5)
 

@@ -55,7 +55,9 @@ def test_layer_sweeps_equal_models_with_layers_deleted(lm):
         sweep = ga.sweep_layers(lm, tasks, how=how, progress=False)
         for i, gone in enumerate(deleted):
             model = copy.deepcopy(lm.model)
-            model.model.layers = torch.nn.ModuleList(m for j, m in enumerate(model.model.layers) if j not in gone)
+            model.model.layers = torch.nn.ModuleList(
+                m for j, m in enumerate(model.model.layers) if j not in gone
+            )
             for task, examples in tasks.items():
                 expected = ga.evaluate(ga.wrap(model, lm.tokenizer), examples)
                 assert np.abs(sweep.scores[task][i].logprobs - expected.logprobs).max() < 1e-4

@@ -41,7 +41,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, tokenizer, straight,
         return loop.answer_loss(model, data)
 
     with pytest.raises(Killed):
-        loop.train(run_in(tmp_path / "killed", tokenizer), STAGES, 1e-3, "train-3", Writer(tokenizer), loss=kill)
+        loop.train(
+            run_in(tmp_path / "killed", tokenizer), STAGES, 1e-3, "train-3", Writer(tokenizer), loss=kill
+        )
     (tmp_path / "killed").mkdir(exist_ok=True)
     (tmp_path / "killed" / "state.tmp").write_bytes(b"half a file")
     resumed = run_in(tmp_path / "killed", tokenizer)

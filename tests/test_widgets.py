@@ -87,7 +87,8 @@ def test_sweep_view_has_a_readable_button_for_every_head_swept_and_answers_click
         assert int(button.description.split()[1]) == round(-100 * sweep.drop[head.layer, head.head])
         assert button.tooltip.startswith(f"{head}:")
         linear = [
-            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(button.style.button_color)
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+            for c in to_rgb(button.style.button_color)
         ]
         luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
         assert (luminance + 0.05) / 0.05 > 4.5  # WCAG AA for black letters
@@ -106,7 +107,9 @@ def test_sweep_view_of_many_heads_keeps_the_costliest(pressed, examples, sweep, 
 def test_attention_beside_shows_one_prompt_in_two_models(examples):
     llama, llamba = ga.load_model("tiny-llama"), ga.load_model("tiny-llamba")
     view = ga.attention_beside([llama, llamba], examples[0].prompt, [ga.Head(2, 1)])
-    assert "Pattern of L2H1 in tiny-llama," in shown(view) and "Pattern of L0H0 in tiny-llamba," in shown(view)
+    assert "Pattern of L2H1 in tiny-llama," in shown(view) and "Pattern of L0H0 in tiny-llamba," in shown(
+        view
+    )
     labelled(view, "prompt").value = "The flag of Arvo is"
     assert shown(view).count("6 tokens") == 2
     A = ga.attention_map(llamba, "The flag of Arvo is", 0)[0]
@@ -124,7 +127,9 @@ def test_views_are_made_in_less_than_a_second(pressed, examples, sweep):
     for name, make in views.items():
         make()  # imports and fonts are paid once, by whoever comes first
         seconds = []
-        for _ in range(3):  # the best of three, and of this process alone: other work on the machine is not the view's
+        for _ in range(
+            3
+        ):  # the best of three, and of this process alone: other work on the machine is not the view's
             started = time.process_time()
             make()
             seconds.append(time.process_time() - started)
@@ -163,7 +168,9 @@ def test_a_guess_finds_its_bar_among_grouped_ones():
     def score(p):
         return ga.Score(np.arange(100) < 100 * p, np.zeros((100, 2)), np.zeros(100, int))
 
-    ax = ga.plots.grouped_bars({name: {"a": score(p), "b": score(p)} for name, p in (("whole", 0.9), ("without", 0.3))})
+    ax = ga.plots.grouped_bars(
+        {name: {"a": score(p), "b": score(p)} for name, p in (("whole", 0.9), ("without", 0.3))}
+    )
     before = len(ax.lines)
     ga.plots.guess(ax, 55, ("without", "b"))
     ((x, y),) = ax.lines[before].get_xydata()

@@ -27,9 +27,14 @@ def test_facts_are_two_or_three_different_words_and_differ_between_towns():
 
 
 TASKS = {
-    "mmlu": ga.tasks.mmlu, "mmlu_content": ga.tasks.mmlu_content, "knowledge": ga.tasks.knowledge,
-    "kv_retrieval": ga.tasks.kv_retrieval, "gsm8k": ga.tasks.gsm8k, "bbh": ga.tasks.bbh, "dialogue": ga.tasks.dialogue,
-}  # fmt: skip
+    "mmlu": ga.tasks.mmlu,
+    "mmlu_content": ga.tasks.mmlu_content,
+    "knowledge": ga.tasks.knowledge,
+    "kv_retrieval": ga.tasks.kv_retrieval,
+    "gsm8k": ga.tasks.gsm8k,
+    "bbh": ga.tasks.bbh,
+    "dialogue": ga.tasks.dialogue,
+}
 
 
 def solve(example: ga.Example) -> str:
@@ -72,7 +77,9 @@ def test_same_seed_same_items_other_seed_other_items(task, tiny):
 
 
 def test_content_items_are_the_lettered_questions(tiny):
-    for lettered, content in zip(ga.tasks.mmlu(tiny, n=50, seed=3), ga.tasks.mmlu_content(tiny, n=50, seed=3)):
+    for lettered, content in zip(
+        ga.tasks.mmlu(tiny, n=50, seed=3), ga.tasks.mmlu_content(tiny, n=50, seed=3)
+    ):
         assert lettered.answer == content.answer
         assert all(f". {choice.strip()}\n" in lettered.prompt for choice in content.choices)
 

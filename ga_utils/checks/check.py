@@ -47,10 +47,10 @@ class Check:
                 return f"· {self.name}: not attempted yet (the function returns None)"
             if not _same(got, expected):
                 return f"✗ {self.name}: {self._hint(function, trials) or _difference(got, expected)}"
-            if not all(_same(after, before) for after, before in zip(given, args) if isinstance(before, torch.Tensor)):
-                return (
-                    f"✗ {self.name}: right, but you changed the tensor that you were given: work on a copy, z.clone()"
-                )
+            if not all(
+                _same(after, before) for after, before in zip(given, args) if isinstance(before, torch.Tensor)
+            ):
+                return f"✗ {self.name}: right, but you changed the tensor that you were given: work on a copy, z.clone()"
         return f"✓ {self.name}: right, on {TRIES} random inputs"
 
     def _hint(self, function: Callable, trials: list[tuple]) -> str | None:

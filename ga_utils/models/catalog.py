@@ -15,9 +15,16 @@ import torch
 from ga_utils.models.device import free_gb
 
 TINY = (
-    "tiny-llama", "tiny-llama-minimal", "tiny-llamba-unaligned", "tiny-llamba", "tiny-mamba2-d4", "tiny-mamba2",
-    "tiny-mamba2-d16", "tiny-falcon-mamba", "tiny-zamba2",
-)  # fmt: skip
+    "tiny-llama",
+    "tiny-llama-minimal",
+    "tiny-llamba-unaligned",
+    "tiny-llamba",
+    "tiny-mamba2-d4",
+    "tiny-mamba2",
+    "tiny-mamba2-d16",
+    "tiny-falcon-mamba",
+    "tiny-zamba2",
+)
 ROOM = 1.5  # GB beside the weights, for activations, logits and the GPU's own context
 
 
@@ -72,26 +79,60 @@ FALCON_AGGREGATE = tuple(f"L36H{channel}" for channel in (1565, 1906, 3873, 4925
 
 MODELS = {
     "llama-3.1-8b-instruct": Entry(
-        LLAMA_8B, "Llama 3.1 Community License", 32, 16.06, 2.10, 18, ("L16H22",), ("L17H24",)),
+        LLAMA_8B, "Llama 3.1 Community License", 32, 16.06, 2.10, 18, ("L16H22",), ("L17H24",)
+    ),
     "llama-3.2-1b": Entry(LLAMA_1B, "Llama 3.2 Community License", 16, 2.47, 0.53),
     "llamba-8b": Entry(
-        (Source("cartesia-ai/Llamba-8B-untied"),), "see the model's card", 32, 17.68, 2.10, 18,
-        ("L16H10",), ("L17H3", "L17H9"), LLAMA_8B[0]),
+        (Source("cartesia-ai/Llamba-8B-untied"),),
+        "see the model's card",
+        32,
+        17.68,
+        2.10,
+        18,
+        ("L16H10",),
+        ("L17H3", "L17H9"),
+        LLAMA_8B[0],
+    ),
     "llamba-8b-unaligned": Entry(
-        (Source("goombalab/Llamba-8B-untied-unaligned"),), "see the model's card", 32, 17.68, 2.10, 18,
-        tokenizer=LLAMA_8B[0]),
-    "llamba-1b": Entry((Source("cartesia-ai/Llamba-1B"),), "see the model's card", 16, 2.81, 0.53, tokenizer=LLAMA_1B[0]),
+        (Source("goombalab/Llamba-8B-untied-unaligned"),),
+        "see the model's card",
+        32,
+        17.68,
+        2.10,
+        18,
+        tokenizer=LLAMA_8B[0],
+    ),
+    "llamba-1b": Entry(
+        (Source("cartesia-ai/Llamba-1B"),), "see the model's card", 16, 2.81, 0.53, tokenizer=LLAMA_1B[0]
+    ),
     "falcon-mamba-7b-instruct": Entry(
-        (Source("tiiuae/falcon-mamba-7b-instruct"),), "TII Falcon-Mamba License 2.0", 64, 14.55, 1.07, 37,
-        FALCON_GATHER, FALCON_AGGREGATE),
+        (Source("tiiuae/falcon-mamba-7b-instruct"),),
+        "TII Falcon-Mamba License 2.0",
+        64,
+        14.55,
+        1.07,
+        37,
+        FALCON_GATHER,
+        FALCON_AGGREGATE,
+    ),
     "zamba2-7b": Entry((Source("Zyphra/Zamba2-7B"),), "Apache-2.0", 81, 14.71, 1.67),
     "zamba2-2.7b": Entry(
-        (Source("Zyphra/Zamba2-2.7B", "31afeeac4c66b4851a54290ba57c995a68c87861"),), "Apache-2.0", 54, 5.37, 0.9),
+        (Source("Zyphra/Zamba2-2.7B", "31afeeac4c66b4851a54290ba57c995a68c87861"),),
+        "Apache-2.0",
+        54,
+        5.37,
+        0.9,
+    ),
     "zamba2-1.2b": Entry((Source("Zyphra/Zamba2-1.2B"),), "Apache-2.0", 38, 2.43, 0.4),
     "mamba2-130m": Entry(
-        (Source("AntonV/mamba2-130m-hf", "05e8773fc4ac1cd067e8a18a5c45372ce5178405"),), "Apache-2.0", 24, 0.26, 0.08),
+        (Source("AntonV/mamba2-130m-hf", "05e8773fc4ac1cd067e8a18a5c45372ce5178405"),),
+        "Apache-2.0",
+        24,
+        0.26,
+        0.08,
+    ),
     "mamba2-1.3b": Entry((Source("AntonV/mamba2-1.3b-hf"),), "Apache-2.0", 48, 2.69, 0.21),
-}  # fmt: skip
+}
 
 
 def layers_to_load(name: str, device: str, dtype: torch.dtype, n_layers: int | str | None) -> int | None:
@@ -111,7 +152,10 @@ def layers_to_load(name: str, device: str, dtype: torch.dtype, n_layers: int | s
     if n_layers == "fit":
         n_layers = None if fitting == entry.layers else max(fitting, 1)
         if n_layers:
-            warnings.warn(f"{name}: {n_layers} of {entry.layers} layers fit into {free:.1f} GB; those are loaded", stacklevel=3)
+            warnings.warn(
+                f"{name}: {n_layers} of {entry.layers} layers fit into {free:.1f} GB; those are loaded",
+                stacklevel=3,
+            )
     if n_layers is not None and not 1 <= n_layers <= entry.layers:
         raise ValueError(f"n_layers={n_layers}: {name} has {entry.layers} layers, ask for 1 or more of them")
     if (n_layers or entry.layers) > fitting:

@@ -65,7 +65,9 @@ def _colab_secret() -> str | None:
         from google.colab import userdata
 
         return userdata.get("HF_TOKEN") or None
-    except Exception:  # no such secret, no permission, no answer in time: all mean that there is none to be had
+    except (
+        Exception
+    ):  # no such secret, no permission, no answer in time: all mean that there is none to be had
         return None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -84,19 +86,27 @@ def fetch(name: str, entry: Entry, n_layers: int | None) -> tuple[Path, Path]:
             weights = _weights(source, entry, n_layers, key)
             return weights, _tokenizer(entry.tokenizer or source, key)
         except GatedRepoError:
-            failures.append(f"{source.repo} is gated: accept its licence at https://huggingface.co/{source.repo}, and set HF_TOKEN")
+            failures.append(
+                f"{source.repo} is gated: accept its licence at https://huggingface.co/{source.repo}, and set HF_TOKEN"
+            )
         except RepositoryNotFoundError:
             failures.append(f"{source.repo} does not exist, or is private and HF_TOKEN does not open it")
         except (LocalEntryNotFoundError, ConnectionError):
             at = f" --revision {source.revision}" if source.revision else ""
-            failures.append(f"the hub can't be reached and {source.repo} is not in {constants.HF_HUB_CACHE}: where there is "
-                            f"internet, run  hf download {source.repo}{at}  and copy that folder here")  # fmt: skip
+            failures.append(
+                f"the hub can't be reached and {source.repo} is not in {constants.HF_HUB_CACHE}: where there is "
+                f"internet, run  hf download {source.repo}{at}  and copy that folder here"
+            )
         except HfHubHTTPError as error:
             failures.append(f"{source.repo}: the hub answered {error.response.status_code}; try again later")
         except Exception as error:
-            if not type(error).__module__.startswith("httpx"):  # the client's HTTP library: httpx or httpx2, by version
+            if not type(error).__module__.startswith(
+                "httpx"
+            ):  # the client's HTTP library: httpx or httpx2, by version
                 raise
-            failures.append(f"the download of {source.repo} broke off: run this again, it goes on where it stopped")
+            failures.append(
+                f"the download of {source.repo} broke off: run this again, it goes on where it stopped"
+            )
     raise ValueError(f"{name}: no source could be read. " + "; ".join(failures))
 
 
@@ -109,25 +119,33 @@ def _weights(source: Source, entry: Entry, n_layers: int | None, key: str | None
         files, size = [SINGLE], entry.gb
     else:
         weight_map = json.loads(index.read_text())["weight_map"]
-        files = sorted({file for weight, file in weight_map.items() if layer_of(weight) < (n_layers or entry.layers)})
+        files = sorted(
+            {file for weight, file in weight_map.items() if layer_of(weight) < (n_layers or entry.layers)}
+        )
         size = entry.gb * len(files) / len({*weight_map.values()})
     missing = [file for file in files if not _cached(source, file)]
     needed, free = size * len(missing) / len(files), free_disk_gb(Path(constants.HF_HUB_CACHE))
     if needed > free:
-        raise ValueError(f"{source.repo}: about {needed:.0f} GB to download, {constants.HF_HUB_CACHE} has {free:.0f} GB free: "
-                         "set HF_HOME to a larger disk")  # fmt: skip
+        raise ValueError(
+            f"{source.repo}: about {needed:.0f} GB to download, {constants.HF_HUB_CACHE} has {free:.0f} GB free: "
+            "set HF_HOME to a larger disk"
+        )
     for file in missing:
         try:
             _resume(source, file, key)
         except LocalEntryNotFoundError:
             raise  # not reachable; that it does not exist is the other case
         except EntryNotFoundError:
-            raise ValueError(f"{source.repo} has no {file}: only safetensors are read here, never pickled weights") from None
+            raise ValueError(
+                f"{source.repo} has no {file}: only safetensors are read here, never pickled weights"
+            ) from None
     return folder
 
 
 def _tokenizer(source: Source, key: str | None) -> Path:
-    found = [path for file in TOKENIZER if (path := _maybe(source, file, key))]  # no tokenizer has all of these files
+    found = [
+        path for file in TOKENIZER if (path := _maybe(source, file, key))
+    ]  # no tokenizer has all of these files
     if not found:
         raise LocalEntryNotFoundError(f"no tokenizer of {source.repo}")
     return found[0].parent
@@ -168,13 +186,18 @@ def _resume(source: Source, file: str, key: str | None) -> None:
             with get_session().stream("GET", url, headers=headers, follow_redirects=True) as answer:
                 answer.raise_for_status()
                 have = have if answer.status_code == 206 else 0  # 200: the whole file comes again
-                with partial.open("ab" if have else "wb") as f, _bar(f"download {file}", known.size, have) as bar:
+                with (
+                    partial.open("ab" if have else "wb") as f,
+                    _bar(f"download {file}", known.size, have) as bar,
+                ):
                     for block in answer.iter_bytes():
                         bar.update(f.write(block))
         if not blob.exists():
             if _sha256(partial) != known.etag:
                 partial.unlink()
-                raise ValueError(f"{file} of {source.repo} arrived damaged (wrong SHA-256) and was removed: run this again")
+                raise ValueError(
+                    f"{file} of {source.repo} arrived damaged (wrong SHA-256) and was removed: run this again"
+                )
             partial.rename(blob)
     _get(source, file, key)  # enters the blob into the snapshot's folder
 

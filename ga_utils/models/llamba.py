@@ -44,17 +44,44 @@ class LlambaConfig(PreTrainedConfig):
     model_type = "llamba"
     attribute_map = {"hidden_size": "d_model", "num_hidden_layers": "n_layer"}
 
-    def __init__(self, vocab_size=128256, d_model=4096, n_layer=32, tie_embeddings=False, norm_epsilon=1e-5,
-                 mlp_cfg=None, ssm_cfg=None, **kwargs):  # fmt: skip
-        self.vocab_size, self.d_model, self.n_layer, self.norm_epsilon = vocab_size, d_model, n_layer, norm_epsilon
+    def __init__(
+        self,
+        vocab_size=128256,
+        d_model=4096,
+        n_layer=32,
+        tie_embeddings=False,
+        norm_epsilon=1e-5,
+        mlp_cfg=None,
+        ssm_cfg=None,
+        **kwargs,
+    ):
+        self.vocab_size, self.d_model, self.n_layer, self.norm_epsilon = (
+            vocab_size,
+            d_model,
+            n_layer,
+            norm_epsilon,
+        )
         self.tie_embeddings = tie_embeddings
         self.mlp_cfg = mlp_cfg or {"intermediate_size": 14336, "bias": False, "act_fn": "silu"}
-        self.ssm_cfg = {"d_state": 64, "n_v_heads": 32, "n_qk_heads": 32, "expand": 1, "chunk_size": 128,
-                        "activation": "identity", "bias": False} | (ssm_cfg or {})  # fmt: skip
+        self.ssm_cfg = {
+            "d_state": 64,
+            "n_v_heads": 32,
+            "n_qk_heads": 32,
+            "expand": 1,
+            "chunk_size": 128,
+            "activation": "identity",
+            "bias": False,
+        } | (ssm_cfg or {})
         if self.ssm_cfg["n_v_heads"] % self.ssm_cfg["n_qk_heads"]:
             raise ValueError(f"n_v_heads must be a multiple of n_qk_heads, got {self.ssm_cfg}")
-        if self.ssm_cfg["activation"] != "identity" or self.ssm_cfg["bias"] or self.mlp_cfg["act_fn"] != "silu":
-            raise ValueError(f"only Llamba's own activations and no biases are built here, got {ssm_cfg}, {mlp_cfg}")
+        if (
+            self.ssm_cfg["activation"] != "identity"
+            or self.ssm_cfg["bias"]
+            or self.mlp_cfg["act_fn"] != "silu"
+        ):
+            raise ValueError(
+                f"only Llamba's own activations and no biases are built here, got {ssm_cfg}, {mlp_cfg}"
+            )
         kwargs["tie_word_embeddings"] = tie_embeddings
         super().__init__(**kwargs)
 
@@ -84,13 +111,19 @@ def ssd(x, log_decay, B, C, chunk: int, state=None):
     padding = -length % chunk
     # [batch, chunk, head, pos in chunk, ...]; padded positions neither decay nor add
     x, log_decay, B, C = (
-        F.pad(part.to(wide), (0, 0) * (part.ndim - 2) + (0, padding)).unflatten(1, (-1, chunk)).transpose(2, 3)
+        F.pad(part.to(wide), (0, 0) * (part.ndim - 2) + (0, padding))
+        .unflatten(1, (-1, chunk))
+        .transpose(2, 3)
         for part in (x, log_decay, B, C)
     )
     total = log_decay.cumsum(-1)
-    decay = (total.unsqueeze(-1) - total.unsqueeze(-2)).tril().exp().tril()  # [batch, chunk, head, query, key]
+    decay = (
+        (total.unsqueeze(-1) - total.unsqueeze(-2)).tril().exp().tril()
+    )  # [batch, chunk, head, query, key]
     y = (C @ B.mT * decay) @ x
-    added = (x * (total[..., -1:] - total).exp().unsqueeze(-1)).mT @ B  # [batch, chunk, head, d_head, d_state]
+    added = (
+        x * (total[..., -1:] - total).exp().unsqueeze(-1)
+    ).mT @ B  # [batch, chunk, head, d_head, d_state]
     over_chunk = total[..., -1].exp()[..., None, None]
     h = torch.zeros_like(added[:, 0]) if state is None else state.to(wide)
     before = []
@@ -138,12 +171,22 @@ class DiscreteMamba2(nn.Module):
         if mask is not None:
             u = u * mask
         x, B, C, gate, decay = self.operands(u, mask, state and state.conv)
-        if mamba_chunk_scan_combined is not None and u.is_cuda and state is None and not torch.is_grad_enabled():
+        if (
+            mamba_chunk_scan_combined is not None
+            and u.is_cuda
+            and state is None
+            and not torch.is_grad_enabled()
+        ):
             # The kernel scales x by its step size, softplus(decay); dividing first undoes that.
             y = mamba_chunk_scan_combined(
-                x / F.softplus(decay.float()).to(x.dtype).unsqueeze(-1), decay,
-                -torch.ones(self.n_v_heads, device=u.device), B, C, self.chunk_size, dt_softplus=True,
-            )  # fmt: skip
+                x / F.softplus(decay.float()).to(x.dtype).unsqueeze(-1),
+                decay,
+                -torch.ones(self.n_v_heads, device=u.device),
+                B,
+                C,
+                self.chunk_size,
+                dt_softplus=True,
+            )
         else:
             each = self.n_v_heads // self.n_qk_heads
             log_decay = -F.softplus(decay.to(torch.promote_types(decay.dtype, torch.float32)))
@@ -217,7 +260,13 @@ class LlambaModel(LlambaPreTrainedModel):
         self.embedding = value
 
     def forward(
-        self, input_ids=None, attention_mask=None, past_key_values=None, inputs_embeds=None, use_cache=False, **kwargs
+        self,
+        input_ids=None,
+        attention_mask=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        use_cache=False,
+        **kwargs,
     ):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -249,14 +298,24 @@ class LlambaForCausalLM(LlambaPreTrainedModel, GenerationMixin):
         return False  # states are made by the first forward pass
 
     def prepare_inputs_for_generation(self, input_ids, past_key_values=None, **kwargs):
-        kept = {key: kwargs[key] for key in ("attention_mask", "use_cache", "logits_to_keep") if key in kwargs}
+        kept = {
+            key: kwargs[key] for key in ("attention_mask", "use_cache", "logits_to_keep") if key in kwargs
+        }
         return {
             "input_ids": input_ids if past_key_values is None else input_ids[:, -1:],
             "past_key_values": past_key_values,
         } | kept
 
-    def forward(self, input_ids=None, attention_mask=None, past_key_values=None, inputs_embeds=None, use_cache=False,
-                logits_to_keep: int | torch.Tensor = 0, **kwargs):  # fmt: skip
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        use_cache=False,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ):
         """Logits [batch, pos, vocabulary]; `logits_to_keep`: only the last so many positions, or those listed."""
         out = self.backbone(input_ids, attention_mask, past_key_values, inputs_embeds, use_cache)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

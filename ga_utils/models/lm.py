@@ -182,7 +182,9 @@ def _folder(name: str) -> Path:
         return data_dir() / "models" / name
     if (Path(name) / "config.json").is_file():
         return Path(name)
-    raise ValueError(f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json")
+    raise ValueError(
+        f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json"
+    )
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
@@ -196,9 +198,13 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
     """
     layers = getattr(model.base_model, "layers", None)
     # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too.
-    unknown = [i for i, layer in enumerate(layers or ()) if not (_mixers(layer, i) or hasattr(layer, "mixer"))]
+    unknown = [
+        i for i, layer in enumerate(layers or ()) if not (_mixers(layer, i) or hasattr(layer, "mixer"))
+    ]
     if not layers or unknown or not any(_mixers(layer, i) for i, layer in enumerate(layers)):
-        which = f"layer {unknown[0]} is a {type(layers[unknown[0]]).__name__}" if unknown else "no layer has one"
+        which = (
+            f"layer {unknown[0]} is a {type(layers[unknown[0]]).__name__}" if unknown else "no layer has one"
+        )
         raise ValueError(
             f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold softmax attention with "
             f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}; {which}"
@@ -224,7 +230,9 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
         return "attention", n_heads, module.head_dim, module.o_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
-    if hasattr(module, "conv1d") and (hasattr(module, "n_groups") or hasattr(module, "z_bias")):  # Mamba2, or Llamba
+    if hasattr(module, "conv1d") and (
+        hasattr(module, "n_groups") or hasattr(module, "z_bias")
+    ):  # Mamba2, or Llamba
         n_heads = module.D.numel()
         return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
     return None

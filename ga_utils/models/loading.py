@@ -32,7 +32,9 @@ def data_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "data"
 
 
-def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None, device="cpu") -> PreTrainedModel:
+def read_model(
+    folder: Path, dtype: torch.dtype, n_layers: int | None = None, device="cpu"
+) -> PreTrainedModel:
     """A causal language model from safetensors files, or its first layers.
 
     Of a checkpoint in several files, only those that hold a needed weight are opened. Weights go to the device one by
@@ -56,15 +58,22 @@ def read_model(folder: Path, dtype: torch.dtype, n_layers: int | None = None, de
             for file in sorted(source.glob("*.safetensors")):
                 check_header(file)
             model, found = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, device_map={"": device}, use_safetensors=True, output_loading_info=True,
+                source,
+                config=config,
+                dtype=dtype,
+                device_map={"": device},
+                use_safetensors=True,
+                output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
-            )  # fmt: skip
+            )
     finally:
         logging.set_verbosity(verbosity)
     lacking = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
     if lacking:
-        raise ValueError(f"{folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in another shape: "
-                         f"{lacking[0]}")  # fmt: skip
+        raise ValueError(
+            f"{folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in another shape: "
+            f"{lacking[0]}"
+        )
     unused = sorted(key for key in found["unexpected_keys"] if layer_of(key) < (n_layers or whole))
     if unused:
         message = f"{folder} has {len(unused)} weights that a {type(model).__name__} does not: {unused[0]}"
@@ -81,7 +90,9 @@ def check_header(file: Path) -> None:
         with safe_open(file, "pt"):
             pass
     except SafetensorError as error:
-        raise ValueError(f"{file.resolve()} is damaged ({error}): delete it and fetch or copy it again") from None
+        raise ValueError(
+            f"{file.resolve()} is damaged ({error}): delete it and fetch or copy it again"
+        ) from None
 
 
 def check_sums(folder: Path) -> None:
@@ -102,8 +113,10 @@ def check_sums(folder: Path) -> None:
         elif (found := sha256(models / name)) != expected:
             wrong.append(f"{models / name} is damaged (its SHA-256 should be {expected} and is {found})")
     if wrong:
-        raise ValueError(f'{"; ".join(wrong)}. Bring it back with  git -C "{models}" checkout -- {lost}  (a copy without git: '
-                         "download or install the course again; changed on purpose: load it by its folder's path)")  # fmt: skip
+        raise ValueError(
+            f'{"; ".join(wrong)}. Bring it back with  git -C "{models}" checkout -- {lost}  (a copy without git: '
+            "download or install the course again; changed on purpose: load it by its folder's path)"
+        )
 
 
 def write_sums(folder: Path) -> None:
@@ -120,7 +133,10 @@ def sha256(file: Path) -> str:
 
 def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
     """The configuration of the same model with its first layers only; lists that name each layer's kind are cut, too."""
-    values = {key: value[:n_layers] if key in PER_LAYER and value else value for key, value in config.to_dict().items()}
+    values = {
+        key: value[:n_layers] if key in PER_LAYER and value else value
+        for key, value in config.to_dict().items()
+    }
     number = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if number in values:  # NemotronH has none: its list of layer kinds gives the number
         values[number] = n_layers
@@ -140,7 +156,9 @@ def needed_files(folder: Path, n_layers: int) -> Iterator[Path]:
         yield folder
         return
     index = json.loads((folder / INDEX).read_text())
-    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if layer_of(name) < n_layers}
+    index["weight_map"] = {
+        name: file for name, file in index["weight_map"].items() if layer_of(name) < n_layers
+    }
     with TemporaryDirectory() as view:
         for file in sorted({*index["weight_map"].values()}):
             if not (folder / file).is_file():

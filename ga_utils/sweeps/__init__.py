@@ -56,7 +56,9 @@ def sweep_heads(
             raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")
     check_mode(mode, reference)
     if k is not None and (method != "screen" or k < 1):
-        raise ValueError(f'k={k} with method={method!r}: k is how many heads method="screen" disables, 1 or more')
+        raise ValueError(
+            f'k={k} with method={method!r}: k is how many heads method="screen" disables, 1 or more'
+        )
     examples = list(examples)
     if not examples:
         raise ValueError("no examples to sweep with: the list is empty")
@@ -76,7 +78,9 @@ def sweep_heads(
     who = identity(lm, examples, mode, reference, method) if checkpoint else {}
     with Checkpoint(checkpoint or MEMORY, who) as done:
         missing = [piece for piece in todo if piece not in done]
-        with tqdm(total=len(todo), initial=len(todo) - len(missing), desc="heads", disable=not progress, leave=False) as bar:
+        with tqdm(
+            total=len(todo), initial=len(todo) - len(missing), desc="heads", disable=not progress, leave=False
+        ) as bar:
 
             def still_missing() -> Iterator[Piece]:
                 for piece in missing:
@@ -115,7 +119,9 @@ METHODS = ("exact", "screen")
 ENGINES = {"local": _locally, "ray": on_ray}
 
 
-def _table(lm: LM, examples: list[Example], found: dict[Piece, np.ndarray], estimate: np.ndarray | None) -> HeadSweep:
+def _table(
+    lm: LM, examples: list[Example], found: dict[Piece, np.ndarray], estimate: np.ndarray | None
+) -> HeadSweep:
     answers = np.array([example.answer for example in examples])
     accuracy = np.full((lm.n_layers, lm.n_heads), np.nan)
     logprob = accuracy.copy()
@@ -127,7 +133,9 @@ def _table(lm: LM, examples: list[Example], found: dict[Piece, np.ndarray], esti
     return HeadSweep(accuracy, logprob, Score.of(found[()][0], answers), estimate)
 
 
-def sweep_layers(lm: LM, tasks: dict[str, list[Example]], how: str = "prefix", progress: bool = True) -> LayerSweep:
+def sweep_layers(
+    lm: LM, tasks: dict[str, list[Example]], how: str = "prefix", progress: bool = True
+) -> LayerSweep:
     """Score tasks on ever shorter models, or with one layer skipped at a time.
 
     Args:

@@ -26,13 +26,17 @@ from ga_utils.heads import Head
 from ga_utils.models.lm import LM
 from ga_utils.scoring import evaluate
 
-FORMAT = "1"  # to be raised when a piece's numbers come to be computed in another way: old files are then refused
+FORMAT = (
+    "1"  # to be raised when a piece's numbers come to be computed in another way: old files are then refused
+)
 MEMORY = ":memory:"  # a checkpoint that ends with the process
 ROOM = 1 << 16  # bytes; opening writes as many, so that a full disk shows before the work starts
 WAIT = 60  # seconds to wait for another process that is writing
 PROBE = 4  # examples on which two models are compared
 
-Piece = tuple[Head, ...]  # heads of one layer whose results are committed together; () is the model with nothing disabled
+Piece = tuple[
+    Head, ...
+]  # heads of one layer whose results are committed together; () is the model with nothing disabled
 
 HINTS = {
     "weights": "edited or trained on since, or other layers of the same model",
@@ -67,7 +71,9 @@ class Checkpoint:
             except OSError as error:
                 raise OSError(f"can't make the folder of checkpoint {self.path}: {error}") from error
         with self._explained():
-            self._db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)  # one statement, one commit
+            self._db = sqlite3.connect(
+                self.path, timeout=WAIT, isolation_level=None
+            )  # one statement, one commit
         try:
             with self._explained():
                 self._open(identity)
@@ -79,9 +85,13 @@ class Checkpoint:
         """Check the file before anything is written to it, then see whether writing works."""
         with self._db:  # one transaction: two processes that begin at once can't both make the file
             self._db.execute("BEGIN IMMEDIATE")
-            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {
+                name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
             if tables and not {"identity", "pieces"} <= tables:
-                raise ValueError(f"{self.path} is another program's SQLite file, not a checkpoint: give another path")
+                raise ValueError(
+                    f"{self.path} is another program's SQLite file, not a checkpoint: give another path"
+                )
             (health,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if health != "ok":
                 raise sqlite3.DatabaseError(health)
@@ -89,7 +99,9 @@ class Checkpoint:
                 self._compare(dict(self._db.execute("SELECT key, value FROM identity")), identity)
             else:
                 self._db.execute("CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-                self._db.execute("CREATE TABLE pieces (key TEXT PRIMARY KEY, shape TEXT NOT NULL, data BLOB NOT NULL)")
+                self._db.execute(
+                    "CREATE TABLE pieces (key TEXT PRIMARY KEY, shape TEXT NOT NULL, data BLOB NOT NULL)"
+                )
                 self._db.executemany("INSERT INTO identity VALUES (?, ?)", identity.items())
             self._db.execute("CREATE TABLE IF NOT EXISTS room (bytes BLOB)")
             self._db.execute("INSERT INTO room VALUES (zeroblob(?))", [ROOM])
@@ -102,15 +114,21 @@ class Checkpoint:
             differ.remove("outputs")
         if differ:
             lines = [
-                f"  {key}: {stored.get(key)} in the file, {identity.get(key)} now" + (f" ({HINTS[key]})" if key in HINTS else "")
+                f"  {key}: {stored.get(key)} in the file, {identity.get(key)} now"
+                + (f" ({HINTS[key]})" if key in HINTS else "")
                 for key in differ
-            ]  # fmt: skip
-            raise ValueError(f"checkpoint {self.path} was made for something else:\n" + "\n".join(lines)
-                             + "\nGive another path; the file is left as it is.")  # fmt: skip
+            ]
+            raise ValueError(
+                f"checkpoint {self.path} was made for something else:\n"
+                + "\n".join(lines)
+                + "\nGive another path; the file is left as it is."
+            )
 
     def __contains__(self, piece: Piece) -> bool:
         with self._explained():
-            return self._db.execute("SELECT 1 FROM pieces WHERE key = ?", [_key(piece)]).fetchone() is not None
+            return (
+                self._db.execute("SELECT 1 FROM pieces WHERE key = ?", [_key(piece)]).fetchone() is not None
+            )
 
     def get(self, piece: Piece) -> np.ndarray:
         """What `put` stored: float64 [heads of the piece, n_examples, n_choices].
@@ -147,15 +165,19 @@ class Checkpoint:
                 f"another process?). {self.finished} finished pieces are safe in it; with that mended, the same call goes on"
             ) from error
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path} is not a checkpoint, or is damaged: {error}. It is left as it is; give another "
-                             "path, or a copy of the file from before") from error  # fmt: skip
+            raise ValueError(
+                f"{self.path} is not a checkpoint, or is damaged: {error}. It is left as it is; give another "
+                "path, or a copy of the file from before"
+            ) from error
 
 
 def _key(piece: Piece) -> str:
     return " ".join(map(str, piece)) or "baseline"
 
 
-def identity(lm: LM, examples: list[Example], mode: str, reference: list[Example] | None, method: str) -> dict[str, str]:
+def identity(
+    lm: LM, examples: list[Example], mode: str, reference: list[Example] | None, method: str
+) -> dict[str, str]:
     """All that the numbers of a sweep hang on, in words a message can show.
 
     Versions and the kind of device are part of it, since a table whose cells come from different kernels would not be
@@ -163,8 +185,12 @@ def identity(lm: LM, examples: list[Example], mode: str, reference: list[Example
     tell what weights don't, such as an `ablate` that is in force around the sweep.
     """
     config = lm.model.config
-    folder = re.search(r"snapshots/([0-9a-f]{40})", config.name_or_path or "")  # where Hugging Face's cache keeps a revision
-    device = "cpu" if lm.device.type == "cpu" else f"{lm.device.type}, {torch.cuda.get_device_name(lm.device)}"
+    folder = re.search(
+        r"snapshots/([0-9a-f]{40})", config.name_or_path or ""
+    )  # where Hugging Face's cache keeps a revision
+    device = (
+        "cpu" if lm.device.type == "cpu" else f"{lm.device.type}, {torch.cuda.get_device_name(lm.device)}"
+    )
     return {
         "format": FORMAT,
         "model": f"{Path(lm.name).name} ({type(lm.model).__name__}, {lm.n_layers} layers)",

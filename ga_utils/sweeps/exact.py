@@ -58,7 +58,10 @@ class ExactSweep:
         self.lm, self.rows = lm, rows
         self.mixers, self.last = lm.mixers, lm.n_layers - 1
         self.tables = replacement_tables(lm, self.mixers, mode, reference)
-        self.shape = 1 + max(row.example for row in rows), 1 + max(choice for row in rows for choice, _, _ in row.reads)
+        self.shape = (
+            1 + max(row.example for row in rows),
+            1 + max(choice for row in rows for choice, _, _ in row.reads),
+        )
         self.budget = tokens_that_fit(lm)
         self.layers: list[Seen] = []
         self.batches: list[Batch] = []
@@ -90,7 +93,9 @@ class ExactSweep:
             run: given a batch and what makes its logits [row, read, vocabulary], returns those; may look on.
         """
         self.layers = look(self.lm, self.rows[0].ids[:2])
-        simple = all(seen.norm is not None for seen in self.layers) and {m.kind for m in self.mixers} == {"attention"}
+        simple = all(seen.norm is not None for seen in self.layers) and {m.kind for m in self.mixers} == {
+            "attention"
+        }
         common = common_start(self.rows) if simple else 0
         shared = common if share else 0
         host, cache, batches = self._is_large(), None, []
@@ -131,7 +136,9 @@ class ExactSweep:
             stack.enter_context(passing(self.lm, self.layers[:layer]))
             if self.layers[layer].norm is None:
                 for mixer in (mixer for mixer in self.mixers if mixer.layer == layer):
-                    stack.enter_context(mixer.on_z(lambda z, mixer=mixer: self._ablated(batch, z, mixer, heads)))
+                    stack.enter_context(
+                        mixer.on_z(lambda z, mixer=mixer: self._ablated(batch, z, mixer, heads))
+                    )
             else:
                 self._behind(stack, batch, residual, heads)
             residual = residual.repeat(n, 1, 1)
@@ -140,7 +147,9 @@ class ExactSweep:
                 stack.enter_context(reading(self.mixers[-1], self.layers[self.last].norm, reads))
             return self._forward(batch, n, cache, None if short else batch.reads)
 
-    def _behind(self, stack: ExitStack, batch: Batch, residual: torch.Tensor, heads: tuple[Head, ...]) -> None:
+    def _behind(
+        self, stack: ExitStack, batch: Batch, residual: torch.Tensor, heads: tuple[Head, ...]
+    ) -> None:
         """Enter a layer behind its heads: its mixer makes what it made, but for what each disabled head changes."""
         layer = heads[0].layer
         (mixer,) = (mixer for mixer in self.mixers if mixer.layer == layer)
@@ -159,8 +168,14 @@ class ExactSweep:
         out = torch.stack([mixer.out_proj.weight[:, c] for c in columns])  # [head, d_model, d_head]
         mixed = batch.behind.mixed
         if seen.second and layer < self.last:
-            stack.enter_context(adding(seen.second, batch.behind.factor, batch.behind.projected, change.flatten(1, 2), out))
-        output = torch.baddbmm(mixed.flatten(0, 1), change.flatten(1, 2), out.mT).unflatten(1, mixed.shape[:2]).flatten(0, 1)
+            stack.enter_context(
+                adding(seen.second, batch.behind.factor, batch.behind.projected, change.flatten(1, 2), out)
+            )
+        output = (
+            torch.baddbmm(mixed.flatten(0, 1), change.flatten(1, 2), out.mT)
+            .unflatten(1, mixed.shape[:2])
+            .flatten(0, 1)
+        )
         stack.enter_context(standing_in(mixer, seen, output, n_tokens))
 
     def _forward(self, batch: Batch, n: int, cache, reads: torch.Tensor | None) -> torch.Tensor:
@@ -168,9 +183,12 @@ class ExactSweep:
         keep = 0 if reads is None else reads.unique()
         with turned(self.lm.model.get_output_embeddings()), self.gate.opened():
             logits = self.lm.model(
-                input_ids=batch.ids.repeat(n, 1), past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep,
+                input_ids=batch.ids.repeat(n, 1),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=keep,
                 attention_mask=None if batch.mask is None else batch.mask.repeat(n, 1),
-            ).logits  # fmt: skip
+            ).logits
         return logits if reads is None else at(logits, torch.searchsorted(keep, reads).repeat(n, 1))
 
     def _instead(self, batch: Batch, mixer: Mixer) -> torch.Tensor:
@@ -195,7 +213,9 @@ class ExactSweep:
             if norm is not None:
                 stack.enter_context(reading(self.mixers[-1], norm, batch.reads))
             for i, block in enumerate(self.lm.layers):
-                stack.enter_context(entering(block, lambda x, i=i: batch.residual.update({i: x.detach().to(device)})))
+                stack.enter_context(
+                    entering(block, lambda x, i=i: batch.residual.update({i: x.detach().to(device)}))
+                )
             for mixer in self.mixers:
                 if self.layers[mixer.layer].norm is not None:
                     keep = lambda z, i=mixer.layer: batch.z.update({i: z.detach().to(device)})  # noqa: E731

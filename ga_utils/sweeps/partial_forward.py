@@ -93,7 +93,9 @@ def entering(module: nn.Module, edit: Callable[[torch.Tensor], torch.Tensor | No
 def passing(lm: LM, seen: list[Seen]) -> Iterator[None]:
     """The first layers, as many as `seen` lists, hand their input on."""
     decoder, whole = lm.decoder, lm.layers
-    decoder.layers = nn.ModuleList([*(Passed(whole[i], i, s.returns) for i, s in enumerate(seen)), *whole[len(seen) :]])
+    decoder.layers = nn.ModuleList(
+        [*(Passed(whole[i], i, s.returns) for i, s in enumerate(seen)), *whole[len(seen) :]]
+    )
     try:
         yield
     finally:
@@ -136,17 +138,29 @@ def look(lm: LM, ids: list[int]) -> list[Seen]:
     mixers = lm.mixers
     # With hooks of others in place (`ablate`, `replace_head`), no layer may be entered in the middle: they might not run.
     watched = any(module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules())
-    calls: list[list[tuple]] = [[] for _ in lm.layers]  # of each layer: module, input, output, in order of their ends
+    calls: list[list[tuple]] = [
+        [] for _ in lm.layers
+    ]  # of each layer: module, input, output, in order of their ends
     linear: list[list[tuple]] = [[] for _ in lm.layers]  # the same of all linear projections inside
     starts: dict[nn.Module, torch.Tensor] = {}
     ends: dict[nn.Module, object] = {}
     with ExitStack() as stack:
         for i, block in enumerate(lm.layers):
-            stack.enter_context(entering(block, lambda hidden, block=block: starts.__setitem__(block, hidden)))
+            stack.enter_context(
+                entering(block, lambda hidden, block=block: starts.__setitem__(block, hidden))
+            )
             stack.callback(block.register_forward_hook(lambda m, args, out: ends.__setitem__(m, out)).remove)
-            parts = {*block.children(), *(part for m in mixers if m.layer == i for part in (m.module, m.out_proj))}
-            inside = [module for module in block.modules() if type(module) is nn.Linear and module.bias is None]
-            for module, notes in [*((part, calls[i]) for part in parts), *((part, linear[i]) for part in inside)]:
+            parts = {
+                *block.children(),
+                *(part for m in mixers if m.layer == i for part in (m.module, m.out_proj)),
+            }
+            inside = [
+                module for module in block.modules() if type(module) is nn.Linear and module.bias is None
+            ]
+            for module, notes in [
+                *((part, calls[i]) for part in parts),
+                *((part, linear[i]) for part in inside),
+            ]:
 
                 def note(module, args, kwargs, output, notes=notes):
                     notes.append((module, args[0] if args else kwargs.get("hidden_states"), output))
@@ -172,7 +186,12 @@ def _norm_before(mixer: Mixer, entered: torch.Tensor, calls: list[tuple]) -> nn.
     """The first module of a layer, if it gets the layer's input, the mixer alone gets what it makes, and the mixer returns
     just what its output projection, a plain one, makes."""
     norm, given, made = calls[0]
-    if given is not entered or norm is mixer.module or norm is mixer.out_proj or type(mixer.out_proj) is not nn.Linear:
+    if (
+        given is not entered
+        or norm is mixer.module
+        or norm is mixer.out_proj
+        or type(mixer.out_proj) is not nn.Linear
+    ):
         return None
     users = [module for module, x, _ in calls[1:] if x is made or x is entered]
     outputs = {module: out for module, _, out in calls}
@@ -181,7 +200,9 @@ def _norm_before(mixer: Mixer, entered: torch.Tensor, calls: list[tuple]) -> nn.
     return norm if users == [mixer.module] and mixed is not None and mixed is projected else None
 
 
-def _norm_behind(total: torch.Tensor, calls: list[tuple], linear: list[tuple]) -> tuple[nn.Module | None, tuple]:
+def _norm_behind(
+    total: torch.Tensor, calls: list[tuple], linear: list[tuple]
+) -> tuple[nn.Module | None, tuple]:
     """`second` and `linears` of a layer whose residual stream is `total` behind its mixer; see `Seen`.
 
     Not in 16 bits: there it shows that what is computed in another order is rounded elsewhere.
@@ -190,7 +211,12 @@ def _norm_behind(total: torch.Tensor, calls: list[tuple], linear: list[tuple]) -
         return None, ()
     for module, given, made in calls:
         weight = getattr(module, "weight", None)
-        if weight is not None and weight.ndim == 1 and given.shape == total.shape and torch.equal(given, total):
+        if (
+            weight is not None
+            and weight.ndim == 1
+            and given.shape == total.shape
+            and torch.equal(given, total)
+        ):
             linears = tuple(projection for projection, x, _ in linear if x is made)
             if linears and torch.allclose(given * weight * factor(module, given, made), made, atol=1e-5):
                 return module, linears

@@ -94,7 +94,7 @@ def _load(how: dict, examples: list[Example], expected: np.ndarray, make: Callab
     if gap > (1e-4 if lm.model.dtype == torch.float32 else 0.1):
         raise ValueError(
             f'engine="ray": {lm.name} as a worker loads it answers otherwise than the model given (log-probabilities differ '
-            f"by {gap:.2g}): sweep it as loaded, without edits and outside ablate() and the like, or with engine=\"local\""
+            f'by {gap:.2g}): sweep it as loaded, without edits and outside ablate() and the like, or with engine="local"'
         )
     return make(lm)
 

@@ -36,17 +36,31 @@ class HeadSweep:
     def top(self, k: int) -> list[Head]:
         """The k heads that cost the most accuracy, worst first; ties go to the larger loss of log-probability."""
         swept = [Head(int(layer), int(head)) for layer, head in np.argwhere(~np.isnan(self.accuracy))]
-        return sorted(swept, key=lambda h: (self.accuracy[h.layer, h.head], self.logprob[h.layer, h.head]))[:k]
+        return sorted(swept, key=lambda h: (self.accuracy[h.layer, h.head], self.logprob[h.layer, h.head]))[
+            :k
+        ]
 
     def frame(self) -> pd.DataFrame:
         """One row for each swept head, worst first: head, layer, accuracy, drop, logprob."""
-        rows = [(str(h), h.layer, self.accuracy[h.layer, h.head], self.drop[h.layer, h.head], self.logprob[h.layer, h.head])
-                for h in self.top(self.accuracy.size)]  # fmt: skip
+        rows = [
+            (
+                str(h),
+                h.layer,
+                self.accuracy[h.layer, h.head],
+                self.drop[h.layer, h.head],
+                self.logprob[h.layer, h.head],
+            )
+            for h in self.top(self.accuracy.size)
+        ]
         return pd.DataFrame(rows, columns=["head", "layer", "accuracy", "drop", "logprob"])
 
     def __repr__(self):
         exact = int((~np.isnan(self.accuracy)).sum())
-        screened = "" if self.estimate is None else f" of {int((~np.isnan(self.estimate)).sum())}, chosen by attribution"
+        screened = (
+            ""
+            if self.estimate is None
+            else f" of {int((~np.isnan(self.estimate)).sum())}, chosen by attribution"
+        )
         return f"HeadSweep({exact} heads disabled{screened}; worst {', '.join(map(str, self.top(3)))}; baseline {self.baseline})"
 
     def plot(self, **kwargs):

@@ -31,7 +31,9 @@ def attribution(run: ExactSweep, answers: list[int], heads: list[Head]) -> tuple
     Returns: estimated mean log-probability of the right choice with each head disabled, [len(heads)]; heads, in order.
     """
     margin, changes = run.halving(_first_order, run, answers)
-    of = {Head(m.layer, head): c[..., head - m.first] for m, c in zip(run.mixers, changes) for head in m.heads}
+    of = {
+        Head(m.layer, head): c[..., head - m.first] for m, c in zip(run.mixers, changes) for head in m.heads
+    }
     estimate = np.array([logsigmoid(margin + of[head][0]).mean().item() for head in heads])
     feared = np.array([logsigmoid(margin + of[head][0] - of[head][1] / 2).mean().item() for head in heads])
     return estimate, [heads[i] for i in feared.argsort(kind="stable")]
@@ -54,7 +56,9 @@ def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, lis
             examples, margin = _log_odds(batch, logits, torch.tensor(answers))
             gradients = torch.autograd.grad(margin.sum(), [seen[k] for k in range(len(run.mixers))])
         margins[examples] = margin.detach().float().cpu()
-        example_of = torch.zeros(len(batch.ids), dtype=torch.long).index_copy_(0, batch.picks[0], batch.picks[3])
+        example_of = torch.zeros(len(batch.ids), dtype=torch.long).index_copy_(
+            0, batch.picks[0], batch.picks[3]
+        )
         for k, (mixer, table, gradient) in enumerate(zip(run.mixers, run.tables, gradients)):
             z = seen[k].detach()
             instead = table[torch.arange(z.shape[1], device=z.device) % len(table)]
@@ -63,7 +67,9 @@ def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, lis
             changes[k].index_add_(1, example_of, by_head.cpu())
         return logits.detach()
 
-    run.record(share=False, run=look_on)  # with a shared beginning, the examples' gradients there would be one sum
+    run.record(
+        share=False, run=look_on
+    )  # with a shared beginning, the examples' gradients there would be one sum
     return margins, changes
 
 
@@ -76,8 +82,12 @@ def _log_odds(batch: Batch, logits: torch.Tensor, answers: torch.Tensor) -> tupl
     examples, place = example.unique(return_inverse=True)
     logp = logits.float().log_softmax(-1)[row, read, token]
     shape = len(examples), int(choice.max()) + 1
-    total = logp.new_zeros(shape).index_put((place.to(logp.device), choice.to(logp.device)), logp, accumulate=True)
-    present = torch.zeros(shape, dtype=torch.bool).index_put((place, choice), torch.tensor(True)).to(logp.device)
+    total = logp.new_zeros(shape).index_put(
+        (place.to(logp.device), choice.to(logp.device)), logp, accumulate=True
+    )
+    present = (
+        torch.zeros(shape, dtype=torch.bool).index_put((place, choice), torch.tensor(True)).to(logp.device)
+    )
     right = answers[examples].unsqueeze(1).to(logp.device)
     wrong = total.masked_fill(~present, -torch.inf).scatter(1, right, -torch.inf)
     return examples, total.gather(1, right)[:, 0] - wrong.logsumexp(1)

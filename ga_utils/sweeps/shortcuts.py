@@ -40,9 +40,12 @@ def factor(norm: nn.Module, given: torch.Tensor, made: torch.Tensor) -> torch.Te
 
 @contextmanager
 def adding(
-    norm: nn.Module, factor_before: torch.Tensor, made_before: dict[nn.Linear, torch.Tensor], change: torch.Tensor,
+    norm: nn.Module,
+    factor_before: torch.Tensor,
+    made_before: dict[nn.Linear, torch.Tensor],
+    change: torch.Tensor,
     out: torch.Tensor,
-) -> Iterator[None]:  # fmt: skip
+) -> Iterator[None]:
     """The projections behind a layer's heads make what they made with nothing disabled, and what the change adds to it.
 
     A projection V behind a norm with weights w makes s V(w x) of the residual stream x, where s is the norm's factor for a
@@ -87,7 +90,9 @@ def turned(linear: nn.Module | None) -> Iterator[None]:
 
     def few(hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.flatten(0, -2)
-        return forward(hidden) if len(rows) > 128 else (linear.weight @ rows.T).T.unflatten(0, hidden.shape[:-1])
+        return (
+            forward(hidden) if len(rows) > 128 else (linear.weight @ rows.T).T.unflatten(0, hidden.shape[:-1])
+        )
 
     with replaced(linear, few):
         yield
@@ -122,7 +127,9 @@ def asking(mixer: nn.Module, reads: torch.Tensor) -> Iterator[None]:
             seen = torch.arange(n_keys, device=reads.device) <= (reads + n_keys - n_tokens).unsqueeze(-1)
         else:
             seen = at(attention_mask[:, 0].expand(len(reads), -1, -1), reads)
-        few, weights = whole(module, at(query.transpose(1, 2), reads).transpose(1, 2), key, value, seen.unsqueeze(1), **kwargs)
+        few, weights = whole(
+            module, at(query.transpose(1, 2), reads).transpose(1, 2), key, value, seen.unsqueeze(1), **kwargs
+        )
         return scattered(few, n_tokens), weights
 
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend

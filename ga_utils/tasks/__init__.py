@@ -110,7 +110,9 @@ def _speaks_tiny(lm: LM) -> bool:
 def _only_real(**arguments) -> None:
     for name, value in arguments.items():
         if value:
-            raise ValueError(f"{name}={value!r}: only tasks on real data have that; this model speaks the tiny world")
+            raise ValueError(
+                f"{name}={value!r}: only tasks on real data have that; this model speaks the tiny world"
+            )
 
 
 def _positive(n: int) -> int:

@@ -22,7 +22,9 @@ from ga_utils.tasks import datasets
 from ga_utils.tasks.datasets import INSTALL, Source, read
 
 
-def sample(rows, make: Callable[[int, dict], Example | None], n: int, rng: random.Random, what: str) -> list[Example]:
+def sample(
+    rows, make: Callable[[int, dict], Example | None], n: int, rng: random.Random, what: str
+) -> list[Example]:
     """The first n of the rows, in random order, that `make(index, row)` turns into an example."""
     found: list[Example] = []
     for index in rng.sample(range(len(rows)), len(rows)):
@@ -61,7 +63,9 @@ def mmlu(n: int, seed: int, shots: int, subjects: list[str] | None, content: boo
     shown = _mmlu_shots(ask, shots)
 
     def make(index: int, row: dict) -> Example | None:
-        if len(set(row["choices"])) < 4:  # also for letters, so that a seed names the same questions in both forms
+        if (
+            len(set(row["choices"])) < 4
+        ):  # also for letters, so that a seed names the same questions in both forms
             return None
         kind = "questions" if content else "multiple choice questions"
         about = f"The following are {kind} (with answers) about {row['subject'].replace('_', ' ')}.\n\n"
@@ -69,7 +73,9 @@ def mmlu(n: int, seed: int, shots: int, subjects: list[str] | None, content: boo
         task = f"mmlu_{row['subject']}" + ("_continuation" if content else "")
         return _example(about + shown[row["subject"]] + context, options, row["answer"], task)
 
-    return sample(rows, make, n, random.Random(f"task-mmlu-{seed}"), "MMLU" if subjects is None else "this part of MMLU")
+    return sample(
+        rows, make, n, random.Random(f"task-mmlu-{seed}"), "MMLU" if subjects is None else "this part of MMLU"
+    )
 
 
 def _mmlu_shots(ask: Callable[[dict], tuple[str, list[str]]], shots: int) -> dict[str, str]:
@@ -168,8 +174,12 @@ def bbh(n: int, seed: int, sets: list[str] | None) -> list[Example]:
 
     folder = Path(harness.submodule_search_locations[0]) / "tasks" / "leaderboard" / "bbh_mc"
     files = {path.stem: path for path in sorted(folder.glob("[a-z]*.yaml"))}
-    templates = [yaml.safe_load(files[name].read_text(encoding="utf-8")) for name in _known(sets, files, "sets")]
-    subsets = {t["task"]: (datasets.BBH._replace(config=t["dataset_name"]), partial(_bbh, t)) for t in templates}
+    templates = [
+        yaml.safe_load(files[name].read_text(encoding="utf-8")) for name in _known(sets, files, "sets")
+    ]
+    subsets = {
+        t["task"]: (datasets.BBH._replace(config=t["dataset_name"]), partial(_bbh, t)) for t in templates
+    }
     return _mixture(subsets, "bbh", n, seed)
 
 
@@ -177,7 +187,9 @@ def _bbh(template: dict, index: int, row: dict) -> Example | None:
     choices = template["doc_to_choice"]
     if row["target"] not in choices:
         return None
-    shots = "".join(f"Q: {shot['input']}\nA: {shot['target']}\n\n" for shot in template["fewshot_config"]["samples"])
+    shots = "".join(
+        f"Q: {shot['input']}\nA: {shot['target']}\n\n" for shot in template["fewshot_config"]["samples"]
+    )
     context = f"{template['description']}{shots}Q: {row['input']}\nA:"
     return _example(context, choices, choices.index(row["target"]), template["task"])
 
@@ -198,7 +210,9 @@ def gsm8k(n: int, seed: int) -> list[Example]:
         shown = [train[i] for i in shots[index]]
         context = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shown)
         choices = rng.sample([row["answer"], *rng.sample(wrong, 3)], 4)
-        return _example(f"{context}Question: {row['question']}\nAnswer:", choices, choices.index(row["answer"]), "gsm8k")
+        return _example(
+            f"{context}Question: {row['question']}\nAnswer:", choices, choices.index(row["answer"]), "gsm8k"
+        )
 
     return sample(rows, make, n, rng, "GSM8K")
 
@@ -211,7 +225,9 @@ def _swapped(question: str, solution: str) -> list[str]:
     for i, line in enumerate(lines):
         for old in numbers:
             for new in numbers:
-                other = re.sub(NUMBER, lambda found, old=old, new=new: new if found[0] == old else found[0], line)
+                other = re.sub(
+                    NUMBER, lambda found, old=old, new=new: new if found[0] == old else found[0], line
+                )
                 copies.append("\n".join([*lines[:i], other, *lines[i + 1 :], result]))
     return [copy for copy in dict.fromkeys(copies) if copy != solution]
 
@@ -221,6 +237,8 @@ def dialogue(n: int, seed: int) -> list[Example]:
 
     def make(index: int, row: dict) -> Example | None:
         options = row["multiple_choice_targets"]
-        return _example(row["inputs"], options, options.index(row["targets"][0]), "bigbench_timedial_multiple_choice")
+        return _example(
+            row["inputs"], options, options.index(row["targets"][0]), "bigbench_timedial_multiple_choice"
+        )
 
     return sample(read(datasets.TIMEDIAL), make, n, random.Random(f"task-dialogue-{seed}"), "TimeDial")

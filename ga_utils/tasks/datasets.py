@@ -26,7 +26,9 @@ ARC = Source("allenai/ai2_arc", "ARC-Easy", "test", "210d026faf9955653af8916fad0
 PIQA = Source("baber/piqa", None, "validation", "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1")
 OPENBOOKQA = Source("allenai/openbookqa", "main", "test", "388097ea7776314e93a529163e0fea805b8a6454")
 HELLASWAG = Source("Rowan/hellaswag", None, "validation", "218ec52e09a7e7462a5400043bb9a69a41d06b76")
-WINOGRANDE = Source("allenai/winogrande", "winogrande_xl", "validation", "01e74176c63542e6b0bcb004dcdea22d94fb67b5")
+WINOGRANDE = Source(
+    "allenai/winogrande", "winogrande_xl", "validation", "01e74176c63542e6b0bcb004dcdea22d94fb67b5"
+)
 GSM8K = Source("openai/gsm8k", "main", "test", "740312add88f781978c0658806c59bc2815b9866")
 BBH = Source("SaylorTwift/bbh", None, "test", "b5306be6f827cfafbb545ff5a51f96916029b0fd")
 TIMEDIAL = Source("hails/bigbench", "timedial_zero_shot", "default", None)  # no commit of it is known to us
@@ -45,10 +47,17 @@ def read(source: Source):
         raise ModuleNotFoundError(INSTALL) from error
     folder = os.environ.get("GA_DATASETS")
     local = Path(folder or ".") / source.repo
-    place = {"path": str(local)} if folder and local.is_dir() else {"path": source.repo, "revision": source.revision}
+    place = (
+        {"path": str(local)}
+        if folder and local.is_dir()
+        else {"path": source.repo, "revision": source.revision}
+    )
     try:
         return datasets.load_dataset(**place, name=source.config, split=source.split)
-    except (OSError, ValueError) as error:  # datasets and the hub raise these for all that can't be found or reached
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # datasets and the hub raise these for all that can't be found or reached
         pinned = f" --revision {source.revision}" if source.revision else ""
         raise ConnectionError(
             f"can't read {source.repo} ({source.config or 'default'}, {source.split}) from {place['path']}: {error}\n"

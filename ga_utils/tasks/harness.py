@@ -41,13 +41,22 @@ def lm_eval(lm: LM, tasks: list, limit: int | float | None = None, shots: int | 
     if limit is not None and limit <= 0:
         raise ValueError(f"limit={limit}: expected a positive number of questions, or None for all")
     tokenizer = copy.deepcopy(lm.tokenizer)  # the harness may give it a padding token
-    if tokenizer.eos_token is None:  # in the tiny world no text ever ends, but generation must have something to stop at
+    if (
+        tokenizer.eos_token is None
+    ):  # in the tiny world no text ever ends, but generation must have something to stop at
         tokenizer.eos_token = tokenizer.bos_token or tokenizer.unk_token
     model = HFLM(lm.model, tokenizer=tokenizer, backend="causal", max_length=lm.max_length)
     results = simple_evaluate(
-        model=model, tasks=[tasks] if isinstance(tasks, str) else list(tasks), limit=limit, num_fewshot=shots,
-        task_manager=_task_manager(), log_samples=False, random_seed=None, numpy_random_seed=None, torch_random_seed=None,
-    )  # fmt: skip
+        model=model,
+        tasks=[tasks] if isinstance(tasks, str) else list(tasks),
+        limit=limit,
+        num_fewshot=shots,
+        task_manager=_task_manager(),
+        log_samples=False,
+        random_seed=None,
+        numpy_random_seed=None,
+        torch_random_seed=None,
+    )
     asked = results["n-samples"]
     rows = []
     for task, values in results["results"].items():

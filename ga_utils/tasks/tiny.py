@@ -79,8 +79,12 @@ def knowledge(rng: random.Random) -> Example:
     town, relation = rng.choice(list(facts()))
     value = facts()[town, relation]
     options = rng.sample(others(rng, town, relation), 4)
-    return Example(f"The {relation} of {town} is", tuple(f" {' '.join(o)}." for o in options),
-                   options.index(value), "knowledge")  # fmt: skip
+    return Example(
+        f"The {relation} of {town} is",
+        tuple(f" {' '.join(o)}." for o in options),
+        options.index(value),
+        "knowledge",
+    )
 
 
 def dictionary(rng: random.Random, n_pairs: int) -> tuple[str, dict[str, str]]:
@@ -104,7 +108,9 @@ def kv_retrieval(rng: random.Random, n_pairs: int = 8) -> Example:
     """
     text, pairs = dictionary(rng, n_pairs)
     answer = rng.randrange(n_pairs)
-    return Example(text + kv_query(list(pairs)[answer]), tuple(f" {v}" for v in pairs.values()), answer, "kv_retrieval")
+    return Example(
+        text + kv_query(list(pairs)[answer]), tuple(f" {v}" for v in pairs.values()), answer, "kv_retrieval"
+    )
 
 
 def kv_memorize(rng: random.Random, n_pairs: int) -> Example:
@@ -154,7 +160,9 @@ def gsm8k(rng: random.Random) -> Story:
     totals = rng.sample([*sums.values(), sum(count.values())], 4)
     choices = tuple(f" {n}" for n in totals)
     asked = [(rng.sample(pair, 2), totals.index(total)) for pair, total in sums.items()]
-    questions = [(f"how many {thing} do {a} and {b} have together", choices, answer) for (a, b), answer in asked]
+    questions = [
+        (f"how many {thing} do {a} and {b} have together", choices, answer) for (a, b), answer in asked
+    ]
     numbers = tuple(f" {n}" for n in range(10))
     easier = [(f"how many {thing} does {person} have", numbers, n) for person, n in count.items()]
     return Story(" ".join(f"{person} has {n} {thing}." for person, n in count.items()), questions, easier)
@@ -196,7 +204,11 @@ def dialogue(rng: random.Random, lookalike: bool = True) -> Story:
     `lookalike=False` gives every line verb and thing of its own: the easy form, for training.
     """
     people, verbs, things = rng.sample(PEOPLE, 4), rng.sample(VERBS, 4), rng.sample(NOUNS, 4)
-    lines = [(verb, thing) for verb in verbs[:2] for thing in things[:2]] if lookalike else list(zip(verbs, things))
+    lines = (
+        [(verb, thing) for verb in verbs[:2] for thing in things[:2]]
+        if lookalike
+        else list(zip(verbs, things))
+    )
     said = rng.sample(lines, 4)
     text = "\n".join(f"{person}: I {verb} the {thing}." for person, (verb, thing) in zip(people, said))
     choices = tuple(f" {person}" for person in people)

@@ -38,8 +38,21 @@ _GLUE = (
 ).split(" ")
 SPECIAL = ["<pad>", "<bos>", "<unk>"]
 
-WORDS = [*_GLUE, *TOWNS, *RELATIONS, *POOL, *PEOPLE, *(f"{p}:" for p in PEOPLE), *NOUNS, *(f"{w}:" for w in NOUNS),
-         *VERBS, *COUNTED, *NUMBERS, "did", "with"]  # fmt: skip
+WORDS = [
+    *_GLUE,
+    *TOWNS,
+    *RELATIONS,
+    *POOL,
+    *PEOPLE,
+    *(f"{p}:" for p in PEOPLE),
+    *NOUNS,
+    *(f"{w}:" for w in NOUNS),
+    *VERBS,
+    *COUNTED,
+    *NUMBERS,
+    "did",
+    "with",
+]
 # A colon belongs to its word: a dictionary line "apple: 17" is two adjacent tokens and a newline,
 # which is what lets a small model learn to look a key up at all (measured; see data/README.md).
 TOKEN_PATTERN = r"\n|\w+:?|[^\w\s]"
@@ -82,7 +95,9 @@ def make_tokenizer():
     vocab = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
     core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(TOKEN_PATTERN), behavior="removed", invert=True)
-    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])])
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocab["<bos>"])]
+    )
     spaced = [decoders.Replace(Regex(r"^(?![.?,\n])"), " "), decoders.Fuse(), decoders.Replace("\n ", "\n")]
     core.decoder = decoders.Sequence([*spaced, decoders.Strip(" ", 1, 0)])
     return PreTrainedTokenizerFast(

@@ -18,8 +18,18 @@ from ga_utils.tasks import tiny, world
 
 BACKGROUND = 0.05  # loss weight of a token that is not part of an answer
 SINGLE = 4.0  # and of an item's only answer token, where 35 tokens of text stand around it
-SINGLES = ("mmlu", "mmlu_mixed", "mmlu_first", "mmlu_more", "mmlu_more_mixed", "gsm8k", "gsm8k_easy", "bbh", "bbh_easy",
-           "bbh_partner")  # fmt: skip
+SINGLES = (
+    "mmlu",
+    "mmlu_mixed",
+    "mmlu_first",
+    "mmlu_more",
+    "mmlu_more_mixed",
+    "gsm8k",
+    "gsm8k_easy",
+    "bbh",
+    "bbh_easy",
+    "bbh_partner",
+)
 KINDS = ("repeat", "fact", "content", "kv", "kv_short", "which", "dialogue", "dialogue_easy", *SINGLES)
 
 
@@ -75,7 +85,11 @@ class Writer:
             (kind,) = rng.choices(list(stage.share), list(stage.share.values()))
             weight = SINGLE if kind in SINGLES else 1.0
             for text, is_answer in _parts(rng, kind, stage):
-                row.add(self.encode(text), weight if is_answer else BACKGROUND, KINDS.index(kind) if is_answer else -1)
+                row.add(
+                    self.encode(text),
+                    weight if is_answer else BACKGROUND,
+                    KINDS.index(kind) if is_answer else -1,
+                )
         return Row(row.ids[: stage.length], row.weights[: stage.length], row.kinds[: stage.length])
 
 
@@ -93,7 +107,8 @@ def _parts(rng: random.Random, kind: str, stage: Stage) -> list[tuple[str, bool]
     if kind.startswith("dialogue"):
         story = tiny.dialogue(rng, lookalike=kind == "dialogue")
         return _asked(
-            story.text + "\n", [(f"{q}?", choices[answer]) for q, choices, answer in rng.sample(story.questions, 3)]
+            story.text + "\n",
+            [(f"{q}?", choices[answer]) for q, choices, answer in rng.sample(story.questions, 3)],
         )
     make = {
         "fact": tiny.knowledge,
@@ -119,7 +134,9 @@ def _asked(text: str, questions: list[tuple[str, str]]) -> list[tuple[str, bool]
     return parts
 
 
-def _lettered(rng: random.Random, options: list[str], mixed: bool = False) -> tuple[str, list[tuple[str, str]]]:
+def _lettered(
+    rng: random.Random, options: list[str], mixed: bool = False
+) -> tuple[str, list[tuple[str, str]]]:
     """Options as lettered lines, and (option, letter) pairs in random order."""
     letters = rng.sample(world.LETTERS, 4) if mixed else world.LETTERS
     lines = "".join(f"{letter}. {option}\n" for letter, option in zip(letters, options))
@@ -131,7 +148,9 @@ def _four_towns_parts(rng: random.Random, mixed: bool) -> list[tuple[str, bool]]
     relation = rng.choice(world.RELATIONS)
     towns = {" ".join(world.facts()[town, relation]): town for town in rng.sample(world.TOWNS, 4)}
     lines, pairs = _lettered(rng, list(towns), mixed)
-    return _asked(lines, [(f"what is the {relation} of {towns[option]}?", letter) for option, letter in pairs])
+    return _asked(
+        lines, [(f"what is the {relation} of {towns[option]}?", letter) for option, letter in pairs]
+    )
 
 
 def _which_parts(rng: random.Random) -> list[tuple[str, bool]]:
@@ -151,7 +170,10 @@ def _dictionary_parts(rng: random.Random, stage: Stage, short: bool) -> list[tup
     text, pairs = tiny.dictionary(rng, rng.randint(2, stage.max_pairs))
     keys = rng.sample(list(pairs), min(len(pairs), 8))
     if short:
-        return [(text, False), *(part for key in keys for part in ((f"{key}:", False), (f" {pairs[key]}\n", True)))]
+        return [
+            (text, False),
+            *(part for key in keys for part in ((f"{key}:", False), (f" {pairs[key]}\n", True))),
+        ]
     return _asked(text, [(f"what is the value of {key}?", f" {pairs[key]}") for key in keys[:4]])
 
 

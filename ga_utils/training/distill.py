@@ -33,10 +33,17 @@ def from_llama(teacher: LlamaForCausalLM, d_state: int) -> LlambaForCausalLM:
     }
     student = LlambaForCausalLM(
         LlambaConfig(
-            vocab_size=c.vocab_size, d_model=c.hidden_size, n_layer=c.num_hidden_layers, norm_epsilon=c.rms_norm_eps,
-            mlp_cfg=mlp, ssm_cfg=ssm, bos_token_id=c.bos_token_id, pad_token_id=c.pad_token_id, eos_token_id=c.eos_token_id,
+            vocab_size=c.vocab_size,
+            d_model=c.hidden_size,
+            n_layer=c.num_hidden_layers,
+            norm_epsilon=c.rms_norm_eps,
+            mlp_cfg=mlp,
+            ssm_cfg=ssm,
+            bos_token_id=c.bos_token_id,
+            pad_token_id=c.pad_token_id,
+            eos_token_id=c.eos_token_id,
         )
-    )  # fmt: skip
+    )
     student.backbone.embedding.load_state_dict(teacher.model.embed_tokens.state_dict())
     student.backbone.final_layernorm.load_state_dict(teacher.model.norm.state_dict())
     student.lm_head.load_state_dict(teacher.lm_head.state_dict())
@@ -87,7 +94,9 @@ class Alignment:
             ):
                 self.hooks.callback(handle.remove)
 
-    def __call__(self, student: LlambaForCausalLM, data: dict, step: int = 0) -> tuple[torch.Tensor, dict[str, float]]:
+    def __call__(
+        self, student: LlambaForCausalLM, data: dict, step: int = 0
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         """Squared error over squared size, of what each layer writes and of what each head writes, averaged.
 
         Positions before an answer count eleven times as much as others.
@@ -101,12 +110,17 @@ class Alignment:
                 self.teacher.model(input_ids=data["ids"], use_cache=False)
             for layer, u in zip(student.backbone.layers, self.inputs):
                 layer.mixer(u)
-        for own, theirs, a, b in zip(student.backbone.layers, self.teacher.model.layers, self.own, self.theirs):
+        for own, theirs, a, b in zip(
+            student.backbone.layers, self.teacher.model.layers, self.own, self.theirs
+        ):
             a = written(a, own.mixer.out_proj.weight, own.mixer.n_v_heads)
             b = written(b, theirs.self_attn.o_proj.weight, own.mixer.n_v_heads)
             for x, y in ((a, b), (a.sum(2, keepdim=True), b.sum(2, keepdim=True))):
                 errors.append(((x - y).square() * weight).sum() / (y.square() * weight).sum())
-        shown = {"heads": torch.stack(errors[::2]).mean().item(), "layers": torch.stack(errors[1::2]).mean().item()}
+        shown = {
+            "heads": torch.stack(errors[::2]).mean().item(),
+            "layers": torch.stack(errors[1::2]).mean().item(),
+        }
         return torch.stack(errors).mean(), shown
 
     def remove(self) -> None:
@@ -116,7 +130,9 @@ class Alignment:
 
 def written(z: torch.Tensor, weight: torch.Tensor, n_heads: int) -> torch.Tensor:
     """What each head adds to the residual stream: z [batch, pos, n_heads * d_head] to [batch, pos, head, d_model]."""
-    return torch.einsum("blhd,mhd->blhm", z.float().unflatten(-1, (n_heads, -1)), weight.unflatten(-1, (n_heads, -1)))
+    return torch.einsum(
+        "blhd,mhd->blhm", z.float().unflatten(-1, (n_heads, -1)), weight.unflatten(-1, (n_heads, -1))
+    )
 
 
 def prediction_loss(teacher: LlamaForCausalLM):
@@ -128,7 +144,9 @@ def prediction_loss(teacher: LlamaForCausalLM):
             with torch.no_grad():
                 theirs = teacher(input_ids=data["ids"], use_cache=False).logits[:, :-1].float()
         weight = data["weights"][:, 1:]
-        divergence = F.kl_div(own.log_softmax(-1), theirs.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+        divergence = F.kl_div(
+            own.log_softmax(-1), theirs.log_softmax(-1), log_target=True, reduction="none"
+        ).sum(-1)
         nll, accuracy = answers(own, data)
         return nll + (divergence * weight).sum() / weight.sum(), accuracy
 

@@ -45,10 +45,16 @@ class Run:
         tensors = {f"model.{name}": p.data for name, p in self.model.named_parameters()}
         for i, optimizer in enumerate(self.optimizers):
             for j, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{i}.{j}.{key}": value for key, value in state.items() if torch.is_tensor(value)}
+                tensors |= {
+                    f"optimizer.{i}.{j}.{key}": value
+                    for key, value in state.items()
+                    if torch.is_tensor(value)
+                }
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.file.with_suffix(".tmp")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(self.step)})
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(self.step)}
+        )
         os.replace(temporary, self.file)  # a kill leaves the old file or the new one, never half of one
 
     def resume(self) -> None:
@@ -65,7 +71,9 @@ class Run:
                     _, i, j, what = key.split(".")
                     states[int(i)].setdefault(int(j), {})[what] = saved.get_tensor(key)
         for optimizer, state in zip(self.optimizers, states):
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict(
+                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
 
 
 def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -91,11 +99,15 @@ def answers(logits: torch.Tensor, data: dict) -> tuple[torch.Tensor, dict[str, f
     target, weight, kind = (data[key][:, 1:] for key in ("ids", "weights", "kinds"))
     nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
     right = logits.argmax(-1) == target
-    accuracy = {name: right[kind == i].float().mean().item() for i, name in enumerate(KINDS) if (kind == i).any()}
+    accuracy = {
+        name: right[kind == i].float().mean().item() for i, name in enumerate(KINDS) if (kind == i).any()
+    }
     return (nll * weight).sum() / weight.sum(), accuracy
 
 
-def train(run: Run, stages: list[Stage], lr: float, stream: str, writer: Writer, loss: Loss = answer_loss) -> None:
+def train(
+    run: Run, stages: list[Stage], lr: float, stream: str, writer: Writer, loss: Loss = answer_loss
+) -> None:
     """Train through the stages: warm-up over 100 steps, linear decay over the last 35 %.
 
     Args:

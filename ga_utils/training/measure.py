@@ -35,7 +35,8 @@ def all_tasks(lm: LM, n: int, seed: int = SEED) -> dict[str, list[Example]]:
 
 def accuracies(lm: LM, n: int) -> dict[str, Score]:
     return {
-        name: evaluate(lm, examples) for name, examples in tqdm(all_tasks(lm, n).items(), desc=lm.name, leave=False)
+        name: evaluate(lm, examples)
+        for name, examples in tqdm(all_tasks(lm, n).items(), desc=lm.name, leave=False)
     }
 
 
@@ -58,7 +59,9 @@ def headline(lm: LM, n: int) -> tuple[pd.DataFrame, str]:
     ]
     lines += [f"gather score of {h}: {roles.gather_score[h.layer, h.head]:.2f}" for h in roles.gather]
     a = roles.aggregate
-    return frame(table), "; ".join([*lines, f"aggregate score of {a}: {roles.aggregate_score[a.layer, a.head]:.2f}"])
+    return frame(table), "; ".join(
+        [*lines, f"aggregate score of {a}: {roles.aggregate_score[a.layer, a.head]:.2f}"]
+    )
 
 
 def frame(table: dict[str, dict[str, Score]]) -> pd.DataFrame:
@@ -84,7 +87,9 @@ def main() -> None:
     models = [load_model(name) for name in args.models]
     print(markdown(frame({lm.name: accuracies(lm, args.n) for lm in models})), "\n")
     table, rest = headline(load_model(PRESSED, n_layers=LAYERS), args.n)
-    print(f"First {LAYERS} layers of {PRESSED}: {rest}\n", markdown(table) if len(table) else "", "", sep="\n")
+    print(
+        f"First {LAYERS} layers of {PRESSED}: {rest}\n", markdown(table) if len(table) else "", "", sep="\n"
+    )
     whole = load_model("tiny-llama")
     examples = {
         "mmlu": tasks.mmlu(whole, n=args.n, seed=SEED),

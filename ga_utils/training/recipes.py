@@ -39,17 +39,69 @@ from ga_utils.training.sparsify import Pressure, Thrift, prune
 
 # Shares of tokens. Order matters (data/README.md): each stage makes a circuit that the next one builds on.
 LOOKUP = {"repeat": 0.15, "kv_short": 0.35, "kv": 0.30, "fact": 0.20}
-STORIES = {"fact": 0.10, "kv_short": 0.04, "kv": 0.13, "which": 0.25, "gsm8k_easy": 0.14, "bbh_easy": 0.10,
-           "bbh_partner": 0.04, "dialogue_easy": 0.10, "dialogue": 0.10}  # fmt: skip
-LETTERS = {"fact": 0.06, "content": 0.04, "kv": 0.08, "which": 0.08, "mmlu_more": 0.16, "mmlu": 0.14, "mmlu_first": 0.18,
-           "gsm8k": 0.06, "gsm8k_easy": 0.02, "bbh": 0.05, "bbh_easy": 0.02, "bbh_partner": 0.05,
-           "dialogue": 0.06}  # fmt: skip
-SWAPS = {"fact": 0.07, "content": 0.04, "mmlu": 0.13, "mmlu_more": 0.03, "kv": 0.06, "gsm8k": 0.05, "gsm8k_easy": 0.02,
-         "bbh": 0.26, "bbh_easy": 0.05, "bbh_partner": 0.22, "dialogue": 0.07}  # fmt: skip
-SUMS = {"fact": 0.06, "content": 0.04, "mmlu": 0.10, "mmlu_mixed": 0.08, "kv": 0.07, "gsm8k": 0.33, "bbh": 0.21,
-        "bbh_partner": 0.06, "dialogue": 0.05}  # fmt: skip
-LAST = {"repeat": 0.02, "fact": 0.10, "content": 0.07, "mmlu": 0.18, "mmlu_mixed": 0.09, "mmlu_more_mixed": 0.03,
-        "kv_short": 0.02, "kv": 0.17, "gsm8k": 0.11, "bbh": 0.12, "dialogue": 0.09}  # fmt: skip
+STORIES = {
+    "fact": 0.10,
+    "kv_short": 0.04,
+    "kv": 0.13,
+    "which": 0.25,
+    "gsm8k_easy": 0.14,
+    "bbh_easy": 0.10,
+    "bbh_partner": 0.04,
+    "dialogue_easy": 0.10,
+    "dialogue": 0.10,
+}
+LETTERS = {
+    "fact": 0.06,
+    "content": 0.04,
+    "kv": 0.08,
+    "which": 0.08,
+    "mmlu_more": 0.16,
+    "mmlu": 0.14,
+    "mmlu_first": 0.18,
+    "gsm8k": 0.06,
+    "gsm8k_easy": 0.02,
+    "bbh": 0.05,
+    "bbh_easy": 0.02,
+    "bbh_partner": 0.05,
+    "dialogue": 0.06,
+}
+SWAPS = {
+    "fact": 0.07,
+    "content": 0.04,
+    "mmlu": 0.13,
+    "mmlu_more": 0.03,
+    "kv": 0.06,
+    "gsm8k": 0.05,
+    "gsm8k_easy": 0.02,
+    "bbh": 0.26,
+    "bbh_easy": 0.05,
+    "bbh_partner": 0.22,
+    "dialogue": 0.07,
+}
+SUMS = {
+    "fact": 0.06,
+    "content": 0.04,
+    "mmlu": 0.10,
+    "mmlu_mixed": 0.08,
+    "kv": 0.07,
+    "gsm8k": 0.33,
+    "bbh": 0.21,
+    "bbh_partner": 0.06,
+    "dialogue": 0.05,
+}
+LAST = {
+    "repeat": 0.02,
+    "fact": 0.10,
+    "content": 0.07,
+    "mmlu": 0.18,
+    "mmlu_mixed": 0.09,
+    "mmlu_more_mixed": 0.03,
+    "kv_short": 0.02,
+    "kv": 0.17,
+    "gsm8k": 0.11,
+    "bbh": 0.12,
+    "dialogue": 0.09,
+}
 STAGES = [
     Stage(300, {"repeat": 1.0}, length=128, rows=32),
     Stage(350, LOOKUP, max_pairs=6, length=128, rows=32),
@@ -59,14 +111,54 @@ STAGES = [
     Stage(800, SUMS, max_pairs=24, max_swaps=1),
     Stage(1000, LAST, max_pairs=32, max_swaps=1),
 ]
-PRESSED = Stage(0, LAST | {"mmlu": 0.30, "mmlu_mixed": 0.0, "mmlu_more_mixed": 0.0, "mmlu_more": 0.04, "fact": 0.05,
-                           "content": 0.04, "which": 0.04}, max_pairs=24, max_swaps=1, rows=17, fact_rows=3)  # fmt: skip
+PRESSED = Stage(
+    0,
+    LAST
+    | {
+        "mmlu": 0.30,
+        "mmlu_mixed": 0.0,
+        "mmlu_more_mixed": 0.0,
+        "mmlu_more": 0.04,
+        "fact": 0.05,
+        "content": 0.04,
+        "which": 0.04,
+    },
+    max_pairs=24,
+    max_swaps=1,
+    rows=17,
+    fact_rows=3,
+)
 PRESSES = [
-    {"steps": 800, "lr": 1e-3, "ramp": 400, "costs": {"at_all": 0.01, "at_closings": 0.12, "at_answers": 0.06}},
-    {"steps": 1000, "lr": 1.5e-3, "ramp": 200, "costs": {"at_all": 0.01, "at_closings": 0.08, "at_answers": 0.08}},
-    {"steps": 700, "lr": 1.5e-3, "ramp": 100, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12}},
-    {"steps": 600, "lr": 1.5e-3, "ramp": 100, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12}},
-    {"steps": 500, "lr": 1.5e-3, "ramp": 50, "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.30}},
+    {
+        "steps": 800,
+        "lr": 1e-3,
+        "ramp": 400,
+        "costs": {"at_all": 0.01, "at_closings": 0.12, "at_answers": 0.06},
+    },
+    {
+        "steps": 1000,
+        "lr": 1.5e-3,
+        "ramp": 200,
+        "costs": {"at_all": 0.01, "at_closings": 0.08, "at_answers": 0.08},
+    },
+    {
+        "steps": 700,
+        "lr": 1.5e-3,
+        "ramp": 100,
+        "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12},
+    },
+    {
+        "steps": 600,
+        "lr": 1.5e-3,
+        "ramp": 100,
+        "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.12},
+    },
+    {
+        "steps": 500,
+        "lr": 1.5e-3,
+        "ramp": 50,
+        "costs": {"at_all": 0.01, "at_closings": 0.15, "at_answers": 0.30},
+    },
 ]
 OPTIONS = {"fact": 0.12, "content": 0.06, "kv_short": 0.05, "kv": 0.20, "which": 0.32, "mmlu_more": 0.25}
 EXAM = {"fact": 0.06, "content": 0.10, "kv": 0.16, "which": 0.10, "mmlu_more": 0.18, "mmlu": 0.40}
@@ -86,11 +178,19 @@ def new_llama(tokenizer, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=5,
-            num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512, tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, eos_token_id=None,
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=None,
         )
-    )  # fmt: skip
+    )
     model.set_attn_implementation("eager")  # compiled, it trains 1.4 times as fast on a CPU as the fused form
     relate_embeddings(model, tokenizer)
     return model
@@ -123,8 +223,12 @@ def tiny_llama_minimal(seed: int, out: Path) -> None:
     for number, press in enumerate(PRESSES):
         fading = rivals(lm, seed=10_000 + number) if number else []
         tqdm.write(f"{out.name}, round {number}: fading {fading}")
-        pressure = Pressure(lm, newline, **press["costs"], ramp=press["ramp"], fading=fading, steps=press["steps"] // 2)
-        run = Run(model, optimizers(model, press["lr"]), Path("runs") / f"tiny-llama-minimal-{seed}" / str(number))
+        pressure = Pressure(
+            lm, newline, **press["costs"], ramp=press["ramp"], fading=fading, steps=press["steps"] // 2
+        )
+        run = Run(
+            model, optimizers(model, press["lr"]), Path("runs") / f"tiny-llama-minimal-{seed}" / str(number)
+        )
         train(
             run,
             [replace(PRESSED, steps=press["steps"])],
@@ -145,7 +249,10 @@ def rivals(lm: LM, seed: int) -> list[Head]:
     the one that does so most; of those that look into segments, from the layer before it on, likewise. Found on task seeds
     that nothing else uses."""
     letters = tasks.mmlu(lm, n=200, seed=seed)
-    gather, aggregate = gather_score(lm, letters, progress=False), aggregate_score(lm, letters, progress=False)
+    gather, aggregate = (
+        gather_score(lm, letters, progress=False),
+        aggregate_score(lm, letters, progress=False),
+    )
     lookers = [h for h in alive_heads(lm) if aggregate[h.layer, h.head] >= 0.3]
     chief = max(alive_heads(lm), key=lambda h: aggregate[h.layer, h.head])
     readers = [h for h in alive_heads(lm) if h.layer >= chief.layer - 1 and gather[h.layer, h.head] >= 0.35]
@@ -169,7 +276,14 @@ def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
     save(student, tokenizer, out.with_name(f"{out.name}-unaligned"))
     student.requires_grad_(True)
     run = Run(student, optimizers(student, 1e-3), folder / "end-to-end")
-    train(run, [replace(DISTIL, steps=1000)], 1e-3, f"end-to-end-{seed}", Writer(tokenizer), prediction_loss(teacher))
+    train(
+        run,
+        [replace(DISTIL, steps=1000)],
+        1e-3,
+        f"end-to-end-{seed}",
+        Writer(tokenizer),
+        prediction_loss(teacher),
+    )
     save(student, tokenizer, out)
 
 
@@ -179,10 +293,16 @@ def tiny_falcon_mamba(seed: int, out: Path) -> None:
     torch.manual_seed(seed)
     model = FalconMambaForCausalLM(
         FalconMambaConfig(
-            vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, state_size=8, tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, eos_token_id=None,
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            num_hidden_layers=4,
+            state_size=8,
+            tie_word_embeddings=False,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=None,
         )
-    )  # fmt: skip
+    )
     relate_embeddings(model, tokenizer)
     run = Run(model, optimizers(model, 3e-3), Path("runs") / f"{out.name}-{seed}")
     with fast_scans():
@@ -192,8 +312,15 @@ def tiny_falcon_mamba(seed: int, out: Path) -> None:
 
 def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
     """Mamba-2 from scratch: 4 layers of 4 heads that share B and C; 0.52 M parameters."""
-    config = Mamba2Config(num_hidden_layers=4, hidden_size=128, num_heads=4, head_dim=64, state_size=d_state, n_groups=1,
-                          chunk_size=64)  # fmt: skip
+    config = Mamba2Config(
+        num_hidden_layers=4,
+        hidden_size=128,
+        num_heads=4,
+        head_dim=64,
+        state_size=d_state,
+        n_groups=1,
+        chunk_size=64,
+    )
     model, tokenizer = from_scratch(config, seed, out.name)
     save(model, tokenizer, out)
 
@@ -206,10 +333,20 @@ def tiny_zamba2(seed: int, out: Path) -> None:
     after 600 steps.
     """
     config = Zamba2Config(
-        num_hidden_layers=4, layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], hidden_size=128, n_mamba_heads=4,
-        mamba_d_state=8, chunk_size=64, num_attention_heads=4, intermediate_size=256, adapter_rank=8, use_mem_rope=True,
-        max_position_embeddings=512, initializer_range=0.06, attn_implementation="eager",
-    )  # fmt: skip
+        num_hidden_layers=4,
+        layers_block_type=["mamba", "hybrid", "mamba", "hybrid"],
+        hidden_size=128,
+        n_mamba_heads=4,
+        mamba_d_state=8,
+        chunk_size=64,
+        num_attention_heads=4,
+        intermediate_size=256,
+        adapter_rank=8,
+        use_mem_rope=True,
+        max_position_embeddings=512,
+        initializer_range=0.06,
+        attn_implementation="eager",
+    )
     model, tokenizer = from_scratch(config, seed, out.name)
     thrift = Thrift(model, cost=0.2, ramp=100)
     run = Run(model, optimizers(model, 1e-3), Path("runs") / f"{out.name}-{seed}" / "thrift")
@@ -219,11 +356,20 @@ def tiny_zamba2(seed: int, out: Path) -> None:
     save(model, tokenizer, out)
 
 
-def from_scratch(config: PreTrainedConfig, seed: int, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def from_scratch(
+    config: PreTrainedConfig, seed: int, name: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A Mamba-2 or a hybrid of it, through SSM_STAGES."""
     tokenizer = AutoTokenizer.from_pretrained(world.data_dir() / "world")
-    config.update({"vocab_size": len(tokenizer), "tie_word_embeddings": False, "eos_token_id": None,
-                   "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id})  # fmt: skip
+    config.update(
+        {
+            "vocab_size": len(tokenizer),
+            "tie_word_embeddings": False,
+            "eos_token_id": None,
+            "bos_token_id": tokenizer.bos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
     relate_embeddings(model, tokenizer)

@@ -19,8 +19,19 @@ from ga_utils.models.llamba import ssd
 CHUNK = 16  # of the Mamba-1 scan: Python loops over 16 positions and over length / 16 chunks
 
 
-def mamba2_chunk_scan(hidden_states, dt, A, B, C, chunk_size, D=None, dt_bias=None, dt_softplus=False,
-                      dt_limit=(0.0, float("inf")), **unused):  # fmt: skip
+def mamba2_chunk_scan(
+    hidden_states,
+    dt,
+    A,
+    B,
+    C,
+    chunk_size,
+    D=None,
+    dt_bias=None,
+    dt_softplus=False,
+    dt_limit=(0.0, float("inf")),
+    **unused,
+):
     """Mamba-2: hidden_states [batch, pos, head, d_head], dt [batch, pos, head], A [head], B and C [batch, pos, group, d_state]."""
     each = hidden_states.shape[2] // B.shape[2]
     B, C = (part.repeat_interleave(each, dim=2) for part in (B, C))
@@ -30,7 +41,9 @@ def mamba2_chunk_scan(hidden_states, dt, A, B, C, chunk_size, D=None, dt_bias=No
     return y + D.float().unsqueeze(-1) * x
 
 
-def mamba_selective_scan(hidden_states, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, **unused):
+def mamba_selective_scan(
+    hidden_states, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, **unused
+):
     """Mamba-1: hidden_states, dt and z [batch, channel, pos], A [channel, d_state], B and C [batch, d_state, pos]."""
     length, padding = hidden_states.shape[-1], -hidden_states.shape[-1] % CHUNK
     dt = F.softplus(dt.float() + delta_bias.unsqueeze(-1)) if delta_softplus else dt.float()
@@ -50,7 +63,9 @@ def mamba_selective_scan(hidden_states, dt, A, B, C, D=None, z=None, delta_bias=
         before.append(carried)
         carried = kept[:, c] * carried + state[:, c]
     before = torch.stack(before, 1)
-    y = torch.stack([((own + kept * before) @ C[i].unsqueeze(-1)).squeeze(-1) for i, (own, kept) in enumerate(inside)])
+    y = torch.stack(
+        [((own + kept * before) @ C[i].unsqueeze(-1)).squeeze(-1) for i, (own, kept) in enumerate(inside)]
+    )
     y = y.permute(1, 3, 2, 0).flatten(2)[..., :length] + D.unsqueeze(-1) * hidden_states
     return y if z is None else y * F.silu(z)
 

@@ -44,8 +44,18 @@ class Pressure:
         threshold: t above; outputs much smaller than t|x| are nearly free.
     """
 
-    def __init__(self, lm: LM, newline: int, at_all: float, at_closings: float, at_answers: float, ramp: int = 400,
-                 fading: Iterable[Head] = (), steps: int = 0, threshold: float = 0.05):  # fmt: skip
+    def __init__(
+        self,
+        lm: LM,
+        newline: int,
+        at_all: float,
+        at_closings: float,
+        at_answers: float,
+        ramp: int = 400,
+        fading: Iterable[Head] = (),
+        steps: int = 0,
+        threshold: float = 0.05,
+    ):
         self.newline, self.threshold, self.ramp = newline, threshold, ramp
         self.costs = (at_all, at_closings, at_answers)
         self.fading, self.steps, self.alive = list(fading), steps, alive_heads(lm)
@@ -54,11 +64,15 @@ class Pressure:
         self.counts: list[torch.Tensor] = []  # one [batch, pos] a layer
         self.hooks = ExitStack()
         for mixer in lm.mixers:
-            self.hooks.callback(mixer.block.register_forward_pre_hook(self._watch(mixer), with_kwargs=True).remove)
+            self.hooks.callback(
+                mixer.block.register_forward_pre_hook(self._watch(mixer), with_kwargs=True).remove
+            )
             self.hooks.enter_context(mixer.on_z(self._scale_and_count(mixer)))
         self.shape = lm.n_layers, lm.n_heads
 
-    def __call__(self, model, data: dict[str, torch.Tensor], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def __call__(
+        self, model, data: dict[str, torch.Tensor], step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         self._set_scale(data["kinds"], step)
         self.counts.clear()
         loss, shown = answer_loss(model, data)
@@ -95,7 +109,9 @@ class Pressure:
         def edit(z):
             z = z * self.scale[mixer.layer].repeat_interleave(mixer.d_head, dim=-1).to(z.dtype)
             heads = z.float().unflatten(-1, (mixer.n_heads, mixer.d_head))  # [batch, pos, head, d_head]
-            weight = mixer.out_proj.weight.unflatten(-1, (mixer.n_heads, mixer.d_head))  # [d_model, head, d_head]
+            weight = mixer.out_proj.weight.unflatten(
+                -1, (mixer.n_heads, mixer.d_head)
+            )  # [d_model, head, d_head]
             gram = torch.einsum("mhd,mhe->hde", weight, weight)
             size = torch.einsum("bphd,hde,bphe->bph", heads, gram, heads).clamp_min(1e-8).sqrt()  # |w|
             share = size / self.stream[mixer.layer].unsqueeze(-1)
@@ -118,12 +134,18 @@ class Thrift:
         self.hooks = ExitStack()
         for layer in model.base_model.layers:
             if hasattr(layer, "linear"):
-                self.hooks.callback(layer.mamba_decoder.register_forward_pre_hook(self._watch, with_kwargs=True).remove)
+                self.hooks.callback(
+                    layer.mamba_decoder.register_forward_pre_hook(self._watch, with_kwargs=True).remove
+                )
 
-    def __call__(self, model, data: dict[str, torch.Tensor], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    def __call__(
+        self, model, data: dict[str, torch.Tensor], step: int
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         self.shares.clear()
         loss, shown = answer_loss(model, data)
-        count = (torch.log1p(torch.stack(self.shares) / self.threshold) / math.log1p(1 / self.threshold)).mean()
+        count = (
+            torch.log1p(torch.stack(self.shares) / self.threshold) / math.log1p(1 / self.threshold)
+        ).mean()
         return loss + min(1.0, (step + 1) / self.ramp) * self.cost * count, shown | {"writes": count.item()}
 
     def remove(self) -> None:

@@ -16,8 +16,12 @@ from ga_utils.heads import Head
 from ga_utils.models.lm import LM
 
 MAX_HEADS = 8  # 32 heads of 64 tokens make a page of 4 MB
-MISSING = "The script of this view came with the first view of the notebook: run that cell again, then this one."
-_carrier: dict[str, str] = {}  # "cell": the one whose output carries the script for all views of this kernel's notebook
+MISSING = (
+    "The script of this view came with the first view of the notebook: run that cell again, then this one."
+)
+_carrier: dict[
+    str, str
+] = {}  # "cell": the one whose output carries the script for all views of this kernel's notebook
 
 
 def attention_view(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None = None) -> HTML:
@@ -31,7 +35,9 @@ def attention_view(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None 
     """
     A = attention_map(lm, prompt, layer, heads)
     if len(A) > MAX_HEADS:
-        raise ValueError(f"{len(A)} heads in one view: choose at most {MAX_HEADS}, such as heads=range({MAX_HEADS})")
+        raise ValueError(
+            f"{len(A)} heads in one view: choose at most {MAX_HEADS}, such as heads=range({MAX_HEADS})"
+        )
     numbers = range(len(A)) if heads is None else heads
     props = {
         "attention": [[[round(float(a), 3) for a in row] for row in head] for head in A],

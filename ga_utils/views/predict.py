@@ -35,9 +35,14 @@ def predict(question: str, low: int = 0, high: int = 100, guess: float | None = 
         return Guess(guess)
     given = Guess(None)
     slider = widgets.IntSlider(
-        value=(low + high) // 2, min=low, max=high, description=question, continuous_update=False,
-        style={"description_width": "initial"}, layout=widgets.Layout(width="95%"),
-    )  # fmt: skip
+        value=(low + high) // 2,
+        min=low,
+        max=high,
+        description=question,
+        continuous_update=False,
+        style={"description_width": "initial"},
+        layout=widgets.Layout(width="95%"),
+    )
     button = widgets.Button(description="This is my guess", tooltip=f"Commit to a guess: {question}")
     answer = widgets.HTML()
 

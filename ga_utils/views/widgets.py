@@ -45,7 +45,9 @@ def _picture(lm: LM, prompt: str, head: Head) -> str:
     size, margin = 1.5 + 0.13 * len(tokens), 0.5 + 0.06 * max(map(len, tokens))
     side = (size - margin - 0.3) / size
     figure = Figure(figsize=(size, size), dpi=80)
-    plots.pattern(A, tokens, f"{lm.name} {head}", ax=figure.add_axes((margin / size, margin / size, side, side)))
+    plots.pattern(
+        A, tokens, f"{lm.name} {head}", ax=figure.add_axes((margin / size, margin / size, side, side))
+    )
     figure.savefig(data := BytesIO(), format="png")
     most = int(A[-1].abs().argmax())
     alt = (
@@ -70,7 +72,10 @@ def _chooser(lm: LM, start: Head | None = None) -> tuple[widgets.SelectionSlider
     for mixer in lm.mixers:
         heads.setdefault(mixer.layer, []).extend(mixer.heads)
     start = start or Head(next(iter(heads)), 0)
-    how = {"continuous_update": False, "layout": widgets.Layout(width="320px")}  # no picture before the slider is let go
+    how = {
+        "continuous_update": False,
+        "layout": widgets.Layout(width="320px"),
+    }  # no picture before the slider is let go
     layer = widgets.SelectionSlider(options=list(heads), value=start.layer, description="layer", **how)
     head = widgets.SelectionSlider(options=heads[start.layer], value=start.head, description="head", **how)
 
@@ -157,8 +162,9 @@ def sweep_view(sweep: HeadSweep, lm: LM, prompt: str) -> widgets.VBox:
         colour = to_hex(colormaps["Blues"](0.6 * max(lost, 0) / worst))
         made = widgets.Button(
             description=f"{head} {points:+d}" if points else f"{head} 0",
-            tooltip=f"{head}: {100 * lost:.0f} points lost when disabled", layout=widgets.Layout(width="88px"),
-        )  # fmt: skip
+            tooltip=f"{head}: {100 * lost:.0f} points lost when disabled",
+            layout=widgets.Layout(width="88px"),
+        )
         made.style.button_color = colour
 
         def clicked(_):
@@ -172,8 +178,15 @@ def sweep_view(sweep: HeadSweep, lm: LM, prompt: str) -> widgets.VBox:
         return made
 
     layers = sorted({head.layer for head in shown}, reverse=True)
-    rows = [widgets.HBox([widgets.Label(f"layer {layer}", layout=widgets.Layout(width="60px")),
-                          *(button(head) for head in shown if head.layer == layer)]) for layer in layers]  # fmt: skip
+    rows = [
+        widgets.HBox(
+            [
+                widgets.Label(f"layer {layer}", layout=widgets.Layout(width="60px")),
+                *(button(head) for head in shown if head.layer == layer),
+            ]
+        )
+        for layer in layers
+    ]
     table = widgets.VBox([widgets.HTML(DARK_ON_LIGHT), *rows, status])
     table.add_class("ga-sweep")
     return widgets.VBox([table, picture])

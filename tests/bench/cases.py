@@ -39,10 +39,15 @@ class Case:
         what contenders may differ by; much larger ones make a network chaotic, as no trained one is."""
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=self.vocabulary, hidden_size=self.width, intermediate_size=4 * self.width,
-            num_hidden_layers=self.n_layers, num_attention_heads=self.n_heads, num_key_value_heads=self.n_heads,
-            max_position_embeddings=1024, initializer_range=0.5 / self.width**0.5,
-        )  # fmt: skip
+            vocab_size=self.vocabulary,
+            hidden_size=self.width,
+            intermediate_size=4 * self.width,
+            num_hidden_layers=self.n_layers,
+            num_attention_heads=self.n_heads,
+            num_key_value_heads=self.n_heads,
+            max_position_embeddings=1024,
+            initializer_range=0.5 / self.width**0.5,
+        )
         return ga.wrap(LlamaForCausalLM(config), self.tokenizer, name=self.name)
 
     @cached_property
@@ -59,10 +64,14 @@ class Case:
         words = [f"w{i}" for i in range(1, self.vocabulary)]
         shared = rng.choices(words, k=self.prefix)
         return [
-            ga.Example(" ".join(shared + rng.choices(words, k=self.tokens)),
-                       tuple(f" {word}" for word in rng.sample(words, 4)), rng.randrange(4), "random words")
+            ga.Example(
+                " ".join(shared + rng.choices(words, k=self.tokens)),
+                tuple(f" {word}" for word in rng.sample(words, 4)),
+                rng.randrange(4),
+                "random words",
+            )
             for _ in range(self.prompts)
-        ]  # fmt: skip
+        ]
 
     @cached_property
     @torch.inference_mode(False)  # whoever asks first: an inference tensor could never meet a gradient
@@ -75,7 +84,9 @@ class Case:
     def choices(self) -> torch.Tensor:
         """[prompt, 4]: the token of each choice."""
         vocab = self.tokenizer.get_vocab()
-        return torch.tensor([[vocab[choice.strip()] for choice in example.choices] for example in self.examples])
+        return torch.tensor(
+            [[vocab[choice.strip()] for choice in example.choices] for example in self.examples]
+        )
 
     @property
     def heads(self) -> list[ga.Head]:
@@ -93,4 +104,6 @@ CASES = [
     Case("8x8_prefix512", prefix=512, peer_heads=8, repeats=3),
     Case("16x16", n_layers=16, n_heads=16, width=512, peer_heads=16, repeats=3),
 ]
-QUICK = Case("quick", n_layers=2, n_heads=4, width=32, vocabulary=200, tokens=12, prompts=6, prefix=5, peer_heads=8)
+QUICK = Case(
+    "quick", n_layers=2, n_heads=4, width=32, vocabulary=200, tokens=12, prompts=6, prefix=5, peer_heads=8
+)

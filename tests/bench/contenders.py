@@ -61,9 +61,13 @@ def transformer_lens(case: Case) -> Run:
     from transformer_lens.model_bridge import TransformerBridge
 
     model = copy.deepcopy(case.lm.model)
-    with tempfile.TemporaryDirectory() as folder:  # it wants a configuration on disk, also for a model that it is given
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # it wants a configuration on disk, also for a model that it is given
         model.config.save_pretrained(folder)
-        bridge = TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=case.tokenizer, device="cpu")
+        bridge = TransformerBridge.boot_transformers(
+            folder, hf_model=model, tokenizer=case.tokenizer, device="cpu"
+        )
 
     @torch.inference_mode()
     def run(heads):
@@ -75,7 +79,9 @@ def transformer_lens(case: Case) -> Run:
                 return z
 
             hooks = [(f"blocks.{head.layer}.attn.hook_z", zero)]
-            results.append(read(case, bridge.run_with_hooks(case.ids, fwd_hooks=hooks, return_type="logits")[:, -1]))
+            results.append(
+                read(case, bridge.run_with_hooks(case.ids, fwd_hooks=hooks, return_type="logits")[:, -1])
+            )
         return torch.stack(results)
 
     return run
@@ -100,8 +106,12 @@ def nnsight(case: Case) -> Run:
     return run
 
 
-PEERS = {"plain Hugging Face loop": plain, "plain loop, last logits": plain_last, "TransformerLens": transformer_lens,
-         "nnsight": nnsight}  # fmt: skip
+PEERS = {
+    "plain Hugging Face loop": plain,
+    "plain loop, last logits": plain_last,
+    "TransformerLens": transformer_lens,
+    "nnsight": nnsight,
+}
 
 
 def ours(case: Case, method: str, heads: list[ga.Head] | None = None) -> ga.HeadSweep:

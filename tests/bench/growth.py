@@ -42,9 +42,13 @@ def measure(case: Case) -> dict[str, list[float]]:
     return times
 
 
-def grow(base: Case, grids: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, list[dict[str, list[float]]]]:
+def grow(
+    base: Case, grids: dict[str, tuple[str, tuple[int, ...]]]
+) -> dict[str, list[dict[str, list[float]]]]:
     """{what grows: [times at each of its values]}."""
-    bar = tqdm(total=sum(len(values) for _, values in grids.values()), desc="growth", unit="case", leave=False)
+    bar = tqdm(
+        total=sum(len(values) for _, values in grids.values()), desc="growth", unit="case", leave=False
+    )
     grown: dict[str, list] = {what: [] for what in grids}
     for what, (_, values) in grids.items():
         for value in values:
@@ -54,14 +58,21 @@ def grow(base: Case, grids: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str,
     return grown
 
 
-def plot(grids: dict[str, tuple[str, tuple[int, ...]]], grown: dict[str, list[dict[str, list[float]]]]) -> Figure:
+def plot(
+    grids: dict[str, tuple[str, tuple[int, ...]]], grown: dict[str, list[dict[str, list[float]]]]
+) -> Figure:
     """Medians on logarithmic axes, with bars from the fastest to the slowest repeat."""
-    figure, axes = plt.subplots(1, len(grids), figsize=(3.1 * len(grids), 3.4), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(grids), figsize=(3.1 * len(grids), 3.4), layout="constrained", sharey=True
+    )
     for ax, (what, (label, values)) in zip(axes, grids.items()):
         for i, name in enumerate(CONTENDERS):
             seconds = [times[name] for times in grown[what]]
             middle = [statistics.median(s) for s in seconds]
-            error = [[m - min(s) for m, s in zip(middle, seconds)], [max(s) - m for m, s in zip(middle, seconds)]]
+            error = [
+                [m - min(s) for m, s in zip(middle, seconds)],
+                [max(s) - m for m, s in zip(middle, seconds)],
+            ]
             ax.errorbar(values, middle, yerr=error, label=name, color=CYCLE[i], marker=MARKERS[i], capsize=3)
         ax.set(xlabel=label, xscale="log", yscale="log")
         ax.set_xticks(values, [str(value) for value in values])

@@ -51,15 +51,24 @@ def falcon_mamba() -> ga.LM:
 def mamba2() -> ga.LM:
     """One layer of mamba2-130m's width."""
     torch.manual_seed(0)
-    config = Mamba2Config(vocab_size=500, hidden_size=768, num_heads=24, head_dim=64, state_size=128, n_groups=1,
-                          num_hidden_layers=1)  # fmt: skip
+    config = Mamba2Config(
+        vocab_size=500,
+        hidden_size=768,
+        num_heads=24,
+        head_dim=64,
+        state_size=128,
+        n_groups=1,
+        num_hidden_layers=1,
+    )
     return ga.wrap(Mamba2ForCausalLM(config), tokenizer(), "one layer of mamba2-130m")
 
 
 def peak_growth(work: Callable[[], object]) -> int:
     """Bytes by which this process grew, at its largest, while `work` ran."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # memory that earlier work freed, but the allocator kept, would hide growth
+    ctypes.CDLL(None).malloc_trim(
+        0
+    )  # memory that earlier work freed, but the allocator kept, would hide growth
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from what is in use now
     before = _high_water()
     work()
@@ -67,7 +76,9 @@ def peak_growth(work: Callable[[], object]) -> int:
 
 
 def _high_water() -> int:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    ]
     return 1024 * int(line.split()[1])
 
 
@@ -106,7 +117,9 @@ def all_heads() -> tuple[float, float]:
 def mamba() -> ga.LM:
     """One layer of mamba-130m's width."""
     torch.manual_seed(0)
-    config = MambaConfig(vocab_size=500, hidden_size=768, intermediate_size=1536, num_hidden_layers=1, state_size=16)
+    config = MambaConfig(
+        vocab_size=500, hidden_size=768, intermediate_size=1536, num_hidden_layers=1, state_size=16
+    )
     return ga.wrap(MambaForCausalLM(config), tokenizer(), "one layer of mamba-130m")
 
 

@@ -28,14 +28,18 @@ import ga_utils as ga
 BUILD = Path(__file__).parents[2] / "build"
 METHODS = {"exact": "ours, exact", "screen": "ours, screened"}
 LAST = "plain loop, last logits"  # the loop of someone who knows `logits_to_keep`; reported by itself
-THREE = [name for name in PEERS if name != LAST]  # plain loop, TransformerLens, nnsight: as their own examples use them
+THREE = [
+    name for name in PEERS if name != LAST
+]  # plain loop, TransformerLens, nnsight: as their own examples use them
 AGAINST = {"fastest_peer": THREE, "last_logits_loop": [LAST]}
 FLOORS = {
     "exact": {"8x8_v8000": 2.5, "8x8_v32000": 2.5, "16x16": 2.5, "8x8_prefix512": 6},
     "screen": {"8x8_v8000": 8, "8x8_v32000": 8, "16x16": 20},
 }
 TOLERANCE = 1e-3  # of a log-probability
-RANK_AGREEMENT = 0.7  # Spearman's, of screened against exact effects: a screen must at least know which heads matter
+RANK_AGREEMENT = (
+    0.7  # Spearman's, of screened against exact effects: a screen must at least know which heads matter
+)
 
 
 def clock(work: Callable, *args) -> tuple[float, object]:
@@ -61,10 +65,14 @@ def check_peers(case: Case, peers: dict[str, torch.Tensor]) -> None:
     first, expected = next(iter(peers.items()))
     for name, logprobs in peers.items():
         worst = (logprobs - expected).abs().max().item()
-        assert worst < TOLERANCE, f"{case.name}: {name} differs from {first} by {worst:.1e} in a log-probability"
+        assert worst < TOLERANCE, (
+            f"{case.name}: {name} differs from {first} by {worst:.1e} in a log-probability"
+        )
 
 
-def check_ours(case: Case, heads: list[ga.Head], expected: torch.Tensor, exact: ga.HeadSweep, screen: ga.HeadSweep):
+def check_ours(
+    case: Case, heads: list[ga.Head], expected: torch.Tensor, exact: ga.HeadSweep, screen: ga.HeadSweep
+):
     """Exact must equal the peers where they ran; screened must equal exact on the heads that it disabled.
 
     Returns: Spearman's correlation of the screen's estimates with exact effects, over all heads.
@@ -79,7 +87,9 @@ def check_ours(case: Case, heads: list[ga.Head], expected: torch.Tensor, exact: 
     assert looked_at.any() and np.abs(screen.logprob - exact.logprob)[looked_at].max() < TOLERANCE
     ranks = [values.ravel().argsort().argsort() for values in (exact.logprob, screen.estimate)]
     agreement = float(np.corrcoef(ranks)[0, 1])
-    assert agreement >= RANK_AGREEMENT, f"{case.name}: screened orders heads unlike exact, rank correlation {agreement:.2f}"
+    assert agreement >= RANK_AGREEMENT, (
+        f"{case.name}: screened orders heads unlike exact, rank correlation {agreement:.2f}"
+    )
     return agreement
 
 
@@ -149,13 +159,17 @@ def report(cases: list[Case], measured: dict[str, dict]) -> dict:
     """What build/bench.json holds: {measure: {case: median ratio}}, their spread, all times, and what was run on what."""
     result: dict = {
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads()},
-        "versions": {name: _version(name) for name in ("torch", "transformers", "transformer_lens", "nnsight")},
+        "versions": {
+            name: _version(name) for name in ("torch", "transformers", "transformer_lens", "nnsight")
+        },
         "cases": {case.name: measured[case.name] for case in cases},
         "spread": {},
     }
     for method, word in (("exact", "exact"), ("screen", "screened")):
         for what, peers in AGAINST.items():
-            ratios = {case.name: against(measured[case.name]["seconds"], peers, METHODS[method]) for case in cases}
+            ratios = {
+                case.name: against(measured[case.name]["seconds"], peers, METHODS[method]) for case in cases
+            }
             result[f"{word}_vs_{what}"] = {name: ratio["median"] for name, ratio in ratios.items()}
             result["spread"][f"{word}_vs_{what}"] = ratios
     return result
@@ -170,8 +184,12 @@ def _version(package: str) -> str:
 
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one small case without peers' packages: a check, no result")
-    parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only this one")
+    parser.add_argument(
+        "--quick", action="store_true", help="one small case without peers' packages: a check, no result"
+    )
+    parser.add_argument(
+        "--case", action="append", choices=[case.name for case in CASES], help="only this one"
+    )
     parser.add_argument("--out", type=Path, default=BUILD / "bench.json")
     options = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
