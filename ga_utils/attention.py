@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
-from ga_utils.interrupts import held
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.segments import Segment, segments
 from ga_utils.ssm import Scan, scan_of

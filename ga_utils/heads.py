@@ -1,21 +1,21 @@
 """Naming heads and disabling them: reversible context managers over forward hooks.
 
 Nothing here edits a weight. A head is disabled where it is still separate, at the input z of the output
-projection (`Mixer` in models.py), so `ablate(mode="zero")` is exactly the same as zeroing
-the head's columns of that projection. On exit, also after an exception, all hooks are gone.
+projection (see `Mixer` in models/lm.py), so `ablate(mode="zero")` does exactly what zeroing the head's columns
+of that projection would do. On exit, also after an exception, all hooks are gone; `ga.reset(lm)` removes what a
+broken-off cell may have left.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from ga_utils.examples import Example
-from ga_utils.interrupts import held
 from ga_utils.models.lm import LM, Mixer
 
 MODES = ("zero", "mean", "resample")
@@ -70,7 +70,7 @@ def check_mode(mode: str, reference: list[Example] | None) -> None:
 
 def alive_heads(lm: LM) -> list[Head]:
     """All heads that do something; in a pruned model the others have zero output-projection columns."""
-    return [Head(m.layer, h) for m in lm.mixers for h in m.heads if m.is_alive(h)]
+    return [Head(mixer.layer, head) for mixer in lm.mixers for head in mixer.alive()]
 
 
 @contextmanager
@@ -81,29 +81,26 @@ def ablate(
 
     Args:
         mode: "zero": by 0. "mean": by the head's mean over all tokens of the `reference` prompts.
-            "resample": at each position, by what the head gave at that position in some `reference` prompt
-            (drawn once, with a fixed seed, so that results do not depend on how prompts are batched; positions
-            are counted in each forward pass, so `generate` needs `use_cache=False`).
+            "resample": at each position, by what the head gave at that position in some `reference` prompt.
+            The prompts are drawn once, with a fixed seed, so results do not depend on how prompts are batched.
+            When you run the model yourself, positions are counted in each forward pass, so `generate` needs
+            `use_cache=False`.
         reference: examples whose prompts supply the values for "mean" and "resample".
 
     Raises:
         ValueError: a head the model lacks, an unknown mode, or no reference where one is needed.
     """
-    heads = set(check_heads(lm, heads))
+    heads = check_heads(lm, heads)
     check_mode(mode, reference)
-    chosen = [
-        (mixer, off)
-        for mixer in lm.mixers
-        if (off := [h for h in mixer.heads if Head(mixer.layer, h) in heads])
-    ]
-    tables = replacement_tables(lm, [mixer for mixer, _ in chosen], mode, reference)
-    with held() as gate, ExitStack() as hooks:
-        for (mixer, off), table in zip(chosen, tables):
+    off = {mixer: [h for h in mixer.heads if Head(mixer.layer, h) in heads] for mixer in lm.mixers}
+    off = {mixer: numbers for mixer, numbers in off.items() if numbers}
+    tables = replacement_tables(lm, list(off), mode, reference)
+    with lm.edited(f"disabled: {', '.join(map(str, sorted(set(heads))))}" if heads else None) as edit:
+        for (mixer, numbers), table in zip(off.items(), tables):
             columns = torch.zeros(mixer.n_heads, dtype=torch.bool, device=lm.device)
-            columns[[head - mixer.first for head in off]] = True
-            hooks.enter_context(mixer.on_z(_replacing(columns.repeat_interleave(mixer.d_head), table)))
-        with gate.opened():
-            yield lm
+            columns[[number - mixer.first for number in numbers]] = True
+            mixer.hook_z(edit, _replacing(lm, columns.repeat_interleave(mixer.d_head), table))
+        yield lm
 
 
 @contextmanager
@@ -135,13 +132,10 @@ def skip_layers(lm: LM, layers: Iterable[int]) -> Iterator[LM]:
         hidden = args[0] if args else kwargs["hidden_states"]
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
-    with held() as gate, ExitStack() as hooks:
+    with lm.edited(f"skipped: layers {layers}") as edit:
         for layer in layers:
-            hooks.callback(
-                lm.layers[layer].register_forward_hook(pass_through, with_kwargs=True, prepend=True).remove
-            )
-        with gate.opened():
-            yield lm
+            edit.hook(lm.layers[layer].register_forward_hook, pass_through, with_kwargs=True, prepend=True)
+        yield lm
 
 
 @contextmanager
@@ -151,14 +145,9 @@ def truncate(lm: LM, n_layers: int) -> Iterator[LM]:
         raise ValueError(
             f"truncate to {n_layers} layers: this model has {lm.n_layers}, keep 1 or more of them"
         )
-    decoder, whole = lm.decoder, lm.layers
-    with held() as gate:
-        decoder.layers = whole[:n_layers]
-        try:
-            with gate.opened():
-                yield lm
-        finally:
-            decoder.layers = whole
+    with lm.edited(f"truncated: {n_layers} of {lm.n_layers} layers") as edit:
+        edit.swap(lm.decoder, "layers", lm.layers[:n_layers])
+        yield lm
 
 
 @contextmanager
@@ -167,12 +156,12 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
 
     The last row of the attention matrix is what aggregates: with it masked, earlier positions may still gather,
     but the answer's position can no longer fetch anything through these mixers (the paper's test on Zamba2-7B).
-    Right-padded prompts end where their attention mask ends.
+    When you run the model yourself, a text ends where its attention mask ends.
 
     Args:
         kind: "attention", or "mamba1" / "mamba2" for the contrast.
-        rows: how many positions from the end are masked. A choice of k tokens is predicted at k positions: rows=k is the
-            strict test there, rows=1 masks only the last of them.
+        rows: how many positions from the end are masked. A choice of k tokens is predicted at k positions: rows=k
+            is the strict test there, rows=1 masks only the last of them.
 
     Raises:
         ValueError: the model has no mixer of that kind (the message says which it has), or `rows` is not positive.
@@ -183,35 +172,49 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         raise ValueError(f"{lm.name} has no {kind!r} mixers to mask: it has {', '.join(kinds)}")
     if rows < 1:
         raise ValueError(f"rows={rows}: mask at least the last row, rows=1")
-    padding: list[torch.Tensor | int] = [0]  # after each prompt in the batch: [batch, 1]
+    padding: list[torch.Tensor | int] = [0]  # tokens after each prompt of the batch, [batch, 1]
 
     def find_padding(module, args, kwargs):
         mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
         padding[0] = 0 if mask is None else mask.flip(1).long().argmax(1, keepdim=True)
 
-    def silence(z):  # z ends where the text does, also when a cache holds what came before
+    def silence(z):
         position = torch.arange(z.shape[1], device=z.device)[None]
-        stop = z.shape[1] - padding[0]
-        return z.masked_fill(((position < stop) & (position >= stop - rows)).unsqueeze(-1), 0)
+        if lm.running:
+            end = lm.running.ends.to(z.device).repeat(len(z) // len(lm.running.ends))[:, None]
+        else:  # z ends where the text does, also when a cache holds what came before
+            end = z.shape[1] - padding[0]
+        return z.masked_fill(((position < end) & (position >= end - rows)).unsqueeze(-1), 0)
 
-    with held() as gate, ExitStack() as hooks:
-        hooks.callback(lm.model.register_forward_pre_hook(find_padding, with_kwargs=True).remove)
+    with lm.edited(f"last {'row' if rows == 1 else f'{rows} rows'} masked: {kind}") as edit:
+        edit.last_rows = rows
+        edit.hook(lm.model.register_forward_pre_hook, find_padding, with_kwargs=True)
         for mixer in mixers:
-            hooks.enter_context(mixer.on_z(silence))
-        with gate.opened():
-            yield lm
+            mixer.hook_z(edit, silence)
+        yield lm
 
 
-def _replacing(columns: torch.Tensor, table: torch.Tensor):
-    """z [batch, pos, n_heads * d_head] with the given columns swapped for those of a table (see `replacement_tables`)."""
-    # Past the longest reference prompt the table starts over, so that any prompt can be ablated.
-    return lambda z: torch.where(columns, table[torch.arange(z.shape[1], device=z.device) % len(table)], z)
+def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor):
+    """A hook on z [batch, pos, n_heads * d_head] that takes the given columns from a table instead, which
+    `replacement_tables` describes."""
+
+    def replace(z):
+        start = lm.running.start if lm.running else 0
+        return torch.where(columns, rows_of_table(table, start, z.shape[1]), z)
+
+    return replace
+
+
+def rows_of_table(table: torch.Tensor, start: int, length: int) -> torch.Tensor:
+    """Rows of a replacement table for `length` positions from `start` on. Past the longest reference prompt the
+    table begins again, so that a prompt of any length can be ablated."""
+    return table[torch.arange(start, start + length, device=table.device) % len(table)]
 
 
 def replacement_tables(
     lm: LM, mixers: list[Mixer], mode: str, reference: list[Example] | None
 ) -> list[torch.Tensor]:
-    """For each mixer what stands in for z in a mode of `ablate`: [period, n_heads * d_head], row t for position t."""
+    """For each mixer what replaces z in a mode of `ablate`: [period, n_heads * d_head], row t for position t."""
     weight = [mixer.out_proj.weight for mixer in mixers]
     if mode == "zero":
         return [w.new_zeros(1, w.shape[1]) for w in weight]
@@ -230,12 +233,10 @@ def _drawn(recorded: list[torch.Tensor]) -> torch.Tensor:
 @torch.no_grad()
 def _record(lm: LM, mixers: list[Mixer], examples: list[Example]) -> list[list[torch.Tensor]]:
     """For each mixer its z on each reference prompt: one [pos, n_heads * d_head] per example."""
-    seen: list[list[torch.Tensor]] = [[] for _ in mixers]
-    with held() as gate, ExitStack() as hooks:
-        for mixer, kept in zip(mixers, seen):
-            hooks.enter_context(mixer.on_z(lambda z, kept=kept: kept.append(z[0])))
-        with gate.opened():
-            for example in examples:
-                ids = lm.tokenizer(example.prompt, return_tensors="pt").input_ids.to(lm.device)
-                lm.model(input_ids=ids, use_cache=False, logits_to_keep=1)
-    return seen
+    recorded: list[list[torch.Tensor]] = [[] for _ in mixers]
+    with lm.edited() as edit:
+        for mixer, prompts in zip(mixers, recorded):
+            mixer.hook_z(edit, lambda z, prompts=prompts: prompts.append(z[0]))
+        for example in examples:
+            lm.model(input_ids=lm.encode(example.prompt), use_cache=False, logits_to_keep=1)
+    return recorded

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from ga_utils.heads import Head, ablate, check_heads
-from ga_utils.interrupts import held
 from ga_utils.models.llamba import LayerState, LlambaPreTrainedModel
 from ga_utils.models.lm import LM, Mixer
 

@@ -94,6 +94,10 @@ class LayerState:
     conv: torch.Tensor
     ssm: torch.Tensor
 
+    def select(self, rows: torch.Tensor) -> LayerState:
+        """The states of these rows of the batch, [row]; a row may be chosen several times."""
+        return LayerState(self.conv.index_select(0, rows), self.ssm.index_select(0, rows))
+
 
 def ssd(x, log_decay, B, C, chunk: int, state=None):
     """Mamba-2's scan in chunks: h[t] = exp(log_decay[t]) h[t-1] + B[t] x[t], y[t] = C[t] . h[t].

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ga_utils.interrupts import held
 from ga_utils.models import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.models.catalog import MODELS, TINY, layers_to_load
 from ga_utils.models.device import default_device, default_dtype
@@ -21,17 +20,27 @@ from ga_utils.models.loading import check_sums, data_dir, read_model
 
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
-UNLIMITED = 1 << 20  # what stands in for a context length where a model has none
+UNLIMITED = 1 << 20  # stands in for the context length of a model that has none
+
+Change = Callable[[torch.Tensor], torch.Tensor | None]  # gets z, returns what replaces it, or None
 
 
 @dataclass(frozen=True)
 class Mixer:
     """A sequence-mixing module of one layer, seen through its heads.
 
-    The output of a mixer is `out_proj(z)` with z [batch, pos, n_heads * d_head]. That is the last place where
-    heads are separate: after `out_proj` they are summed, so slices of a mixer's *output* are not heads.
-    A Mamba-1 head is one channel (d_head 1). In a hybrid layer with attention and an SSM, the SSM's heads are
-    counted on after those of attention: `first` is the number of this mixer's first head.
+        decoder layer (block)
+        ├── norm
+        ├── mixer (module): self_attn, mamba, ...
+        │   ├── q_proj, k_proj, v_proj, or in_proj and conv1d
+        │   ├── softmax(q kᵀ) v, or the scan          makes z [batch, pos, n_heads * d_head]
+        │   │       z = [ head 0 | head 1 | ... ]     heads lie side by side: here they can be told apart
+        │   └── out_proj (or o_proj)                  out = Σ_h z_h W_hᵀ: from here on heads are summed
+        └── norm, MLP
+
+    So `ablate` and the others edit z, the input of `out_proj`; slices of a mixer's *output* are not heads.
+    A Mamba-1 head is one channel (d_head 1). A hybrid layer may have attention and an SSM side by side: the
+    SSM's heads are then numbered after those of attention, from `first` on.
     """
 
     layer: int
@@ -52,44 +61,91 @@ class Mixer:
         """The columns of z, and of `out_proj.weight`, that belong to one head."""
         return slice((head - self.first) * self.d_head, (head - self.first + 1) * self.d_head)
 
-    def is_alive(self, head: int) -> bool:
-        """False for a head that was pruned: its columns of `out_proj` are all zero."""
-        return bool(self.out_proj.weight[:, self.columns(head)].any())
+    def alive(self) -> list[int]:
+        """The heads that write something; a pruned head's columns of `out_proj` are all zero."""
+        written = self.out_proj.weight.any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
+        return [self.first + i for i in written.nonzero()[:, 0].tolist()]
 
-    @contextmanager
-    def on_z(self, edit: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[None]:
-        """Call `edit(z)` whenever this layer's heads have run; what it returns, if anything, replaces z.
+    def hook_z(self, edit: Edit, change: Change) -> None:
+        """While `edit` is in force, call `change(z)` whenever this layer's heads have run.
 
-        Only within this layer: Zamba2 may run one attention block at several depths.
-
-        Raises:
-            RuntimeError: inside, when the mixer runs without its `out_proj`: a fused kernel has swallowed it.
+        What it returns, if anything, replaces z. Only within this layer: Zamba2 runs one attention block at
+        several depths. Inside, a RuntimeError says so if the mixer ran without calling its `out_proj`, as it
+        does where a fused kernel computes both.
         """
-        state = {"inside": False, "seen": False}
+        state = {"inside": False, "ran": False, "seen": False}
 
         def enter(module, args):
-            state.update(inside=True, seen=False)
+            state.update(inside=True, ran=False, seen=False)
 
-        def look(module, args):
+        def runs(module, args):
+            state["ran"] = True
+
+        def at_z(module, args):
             if state["inside"]:
                 state["seen"] = True
-                new = edit(args[0])
+                new = change(args[0])
                 return None if new is None else (new, *args[1:])
 
         def leave(module, args, output):
-            inside, state["inside"] = state["inside"], False
-            if inside and output is not None and not state["seen"]:
+            state["inside"] = False
+            if state["ran"] and not state["seen"] and output is not None:
                 raise RuntimeError(
-                    f"layer {self.layer}: {type(self.module).__name__} ran without calling its output projection, so its "
-                    "heads can't be reached: a fused kernel did both; put the model in eval mode or turn the kernel off"
+                    f"layer {self.layer}: {type(self.module).__name__} ran without calling its output projection, "
+                    "so its heads can't be reached: a fused kernel did both. Put the model in eval mode, or turn "
+                    "the kernel off"
                 )
 
-        with held() as gate, ExitStack() as hooks:
-            hooks.callback(self.block.register_forward_pre_hook(enter).remove)
-            hooks.callback(self.out_proj.register_forward_pre_hook(look).remove)
-            hooks.callback(self.block.register_forward_hook(leave, always_call=True).remove)
-            with gate.opened():
-                yield
+        edit.hook(self.block.register_forward_pre_hook, enter)
+        edit.hook(self.module.register_forward_pre_hook, runs)
+        edit.hook(self.out_proj.register_forward_pre_hook, at_z)
+        edit.hook(self.block.register_forward_hook, leave, always_call=True)
+
+    @contextmanager
+    def on_z(self, change: Change) -> Iterator[None]:
+        """`hook_z` for as long as the context lasts."""
+        edit = Edit()
+        try:
+            self.hook_z(edit, change)
+            yield
+        finally:
+            edit.undo()
+
+
+class Edit:
+    """Hooks and swaps that are undone together, however far they got.
+
+    what: how `repr(lm)` shows it, such as "disabled: L1H0"; None for hooks that only watch.
+    last_rows: how many positions at the end of a text it treats otherwise than the rest.
+    """
+
+    def __init__(self, what: str | None = None):
+        self.what, self.last_rows, self.in_force = what, 0, True
+        self._undo: list[Callable] = []
+
+    def hook(self, register: Callable, function: Callable, **how) -> None:
+        """Register a hook, `register` being for example `module.register_forward_hook`."""
+
+        # A Ctrl-C may come between a hook's registration and the note of how to remove it. Such a hook stays
+        # where it is, but does nothing once the edit is undone.
+        def guarded(*args, **kwargs):
+            return function(*args, **kwargs) if self.in_force else None
+
+        self._undo.append(register(guarded, **how).remove)
+
+    def swap(self, owner: nn.Module, name: str, value) -> None:
+        """Set an attribute of a module, or an item of a ModuleList where `name` is its index."""
+        had = name in vars(owner) or isinstance(getattr(owner, name, None), nn.Module)
+        before = getattr(owner, name)
+        self._undo.append(lambda: setattr(owner, name, before) if had else vars(owner).pop(name, None))
+        setattr(owner, name, value)
+
+    def undo(self) -> None:
+        """Take everything off again, the latest first. Doing it twice does no harm."""
+        self.in_force = False
+        while self._undo:
+            self._undo[-1]()
+            self._undo.pop()
 
 
 @dataclass(eq=False)
@@ -97,12 +153,19 @@ class LM:
     """A causal language model whose heads can be named, watched and disabled.
 
     source: the arguments with which `load_model` loads it again on another machine; None for a wrapped model.
+    edits: what is in force now, in the order in which it was made; `ga.reset(lm)` undoes all of it.
+    running: the tokens that `ga_utils` is running through the model at the moment (a `continuation.Span`), for hooks
+        that depend on positions; None when you call `lm.model` yourself.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     source: dict | None = None
+    edits: list[Edit] = field(default_factory=list, repr=False)
+    running: object | None = field(default=None, repr=False)
+    tokens: int | None = field(default=None, repr=False)  # that run at a time, see `batches.tokens_at_once`
+    continues: str | None = field(default="unknown", repr=False)  # see `models.continuation.how_to_continue`
 
     @property
     def decoder(self) -> nn.Module:
@@ -136,10 +199,58 @@ class LM:
         """The longest text, in tokens, that the model's positions reach."""
         return getattr(self.model.config, "max_position_embeddings", None) or UNLIMITED
 
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """The tokens of each text, as the beginning of something: after the tokenizer's BOS, if it has one, and
+        without the EOS that some tokenizers put behind every text. A text that begins with BOS gets no second."""
+        if not texts:
+            return []
+        bos = self.tokenizer.bos_token
+        begun = {text for text in texts if bos and text.startswith(bos)}
+        plain = [text for text in texts if text not in begun]
+        found = dict(zip(plain, self.tokenizer(plain).input_ids)) if plain else {}
+        if begun:
+            found |= dict(zip(begun, self.tokenizer(list(begun), add_special_tokens=False).input_ids))
+        special, ids = (
+            self.tokenizer(["a"]).input_ids[0],
+            self.tokenizer(["a"], add_special_tokens=False).input_ids[0],
+        )
+        behind = next(
+            (len(special) - i - len(ids) for i in range(len(special)) if special[i : i + len(ids)] == ids), 0
+        )
+        return [found[text][: -behind or None] if text in plain else found[text] for text in texts]
+
+    def encode(self, text: str) -> torch.Tensor:
+        """The tokens of a text as `tokenize` gives them: ids [1, pos] on the model's device."""
+        return torch.tensor(self.tokenize([text]), device=self.device)
+
+    @contextmanager
+    def edited(self, what: str | None = None) -> Iterator[Edit]:
+        """An `Edit` of this model to put hooks and swaps on; undone at the end, also after an exception."""
+        edit = Edit(what)
+        self.edits.append(edit)  # before anything is changed, so that `reset` knows of it
+        try:
+            yield edit
+        finally:
+            edit.undo()
+            if edit in self.edits:
+                self.edits.remove(edit)
+
     def __repr__(self):
         heads = sorted({(mixer.n_heads, mixer.kind) for mixer in self.mixers})
         shape = f"{self.n_layers} layers of {' / '.join(f'{n} {kind}' for n, kind in heads)} heads"
-        return f"LM({self.name}: {type(self.model).__name__}, {shape}, {self.device}, {self.model.dtype})"
+        edits = "".join(f"; {edit.what}" for edit in self.edits if edit.what)
+        return (
+            f"LM({self.name}: {type(self.model).__name__}, {shape}, {self.device}, {self.model.dtype}{edits})"
+        )
+
+
+def reset(lm: LM) -> None:
+    """Undo every edit of a model, the latest first: what a broken-off cell has left in force, and what is in
+    force around this call."""
+    while lm.edits:
+        lm.edits[-1].undo()
+        lm.edits.pop()
+    lm.running = None
 
 
 def load_model(

@@ -1,4 +1,8 @@
-"""Which heads, and which layers, does a task need? Disable each in turn and score."""
+"""Which heads, and which layers, does a task need? Disable each in turn and score.
+
+Read `exact` for how heads are swept, `screen` for how the ones worth sweeping are found, `checkpoint` for how
+results survive a crash, `ray_engine` for many machines.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +14,23 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from ga_utils.batches import Row, rows_of, tokens_at_once
 from ga_utils.examples import Example
 from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_layers, truncate
 from ga_utils.models.lm import LM
-from ga_utils.scoring import Row, Score, evaluate, rows_of, tokens_at_once
+from ga_utils.scoring import Score, evaluate
 from ga_utils.sweeps.checkpoint import MEMORY, Checkpoint, Piece, identity
 from ga_utils.sweeps.exact import ExactSweep
-from ga_utils.sweeps.ray_engine import Run, on_ray
+from ga_utils.sweeps.ray_engine import Compute, on_ray
 from ga_utils.sweeps.results import HeadSweep, LayerSweep
 from ga_utils.sweeps.screen import attribution
+
+SCREENED = 8  # heads that a screened sweep disables by default; they are its costliest part
 
 
 def sweep_heads(
     lm: LM,
-    examples: list[Example],
+    examples: Iterable[Example],
     heads: Iterable[Head | str] | None = None,
     mode: str = "zero",
     reference: list[Example] | None = None,
@@ -38,14 +45,16 @@ def sweep_heads(
     Args:
         heads: which to try; by default all that are alive (a pruned head has nothing to disable).
         mode, reference: as in `ablate`.
-        method: "exact" disables every head. "screen" estimates all of them from one backward pass, then disables the k most
-            suspicious ones exactly (see `screen`): for models with many heads.
-        k: for "screen"; by default 8, or a twenty-fourth of the heads if that is more. Random models, 64 heads, 80 trials: the
-            first 8 held the worst head in 99 %, all five worst in 70 %, the first 16 in 96 %; tiny ones, n=200, 56 trials:
-            91, 61, 93 %; of 256 random heads the first 10 held all five in 13 of 16. Raise it where every head counts.
+        method: "exact" disables every head. "screen" estimates all of them from one backward pass, then disables
+            the k most suspicious ones exactly (see `screen`): for models with many heads.
+        k: for "screen"; by default 8, or a twenty-fourth of the heads if that is more. Of 80 random models with 64
+            heads, the first 8 held the worst head in 99 % and all five worst in 70 %, the first 16 in 96 %. On tiny
+            models (n=200, 56 trials) it was 91, 61 and 93 %. Of 256 random heads the first 10 held all five in 13
+            of 16 trials. Raise k where every head counts.
         checkpoint: a file that keeps what is finished. The same call after a crash goes on there and gives the same
-            result; several processes may share the file. Heads may differ between calls, all else must not.
-        engine: "local", or "ray": spread over a Ray cluster (see `cluster.on_ray`).
+            result. Other heads, and another method, may use the same file, and so may several processes at once;
+            everything else must be the same.
+        engine: "local", or "ray": spread over a Ray cluster (see `ray_engine.on_ray`).
 
     Raises:
         ValueError: arguments that make no sense; a checkpoint made for something else, or damaged.
@@ -62,44 +71,27 @@ def sweep_heads(
     examples = list(examples)
     if not examples:
         raise ValueError("no examples to sweep with: the list is empty")
-    heads, estimate = alive_heads(lm) if heads is None else list(dict.fromkeys(check_heads(lm, heads))), None
-    rows = rows_of(lm, examples)
+    heads = alive_heads(lm) if heads is None else list(dict.fromkeys(check_heads(lm, heads)))
+    rows, estimate = rows_of(lm, examples), None
     make = partial(ExactSweep, rows=rows, mode=mode, reference=reference)
     if method == "screen":
-        run = make(lm)
-        values, order = attribution(run, [example.answer for example in examples], heads)
-        make = make if engine == "ray" else lambda lm: run  # what it has recorded by now is of use again
+        sweep = make(lm)
+        values, order = attribution(sweep, [example.answer for example in examples], heads)
+        make = make if engine == "ray" else lambda lm: sweep  # what it has recorded is used again
         estimate = np.full((lm.n_layers, lm.n_heads), np.nan)
         for head, value in zip(heads, values):
             estimate[head.layer, head.head] = value
         heads = sorted(order[: k or max(SCREENED, len(heads) // 24)])
-    todo = pieces(lm, heads, rows)
     # Without a checkpoint the same code runs on a database in memory, which nothing can be confused with.
-    who = identity(lm, examples, mode, reference, method) if checkpoint else {}
+    who = identity(lm, examples, mode, reference) if checkpoint else {}
     with Checkpoint(checkpoint or MEMORY, who) as done:
-        missing = [piece for piece in todo if piece not in done]
-        with tqdm(
-            total=len(todo), initial=len(todo) - len(missing), desc="heads", disable=not progress, leave=False
-        ) as bar:
-
-            def still_missing() -> Iterator[Piece]:
-                for piece in missing:
-                    if piece in done:  # another process on the same file was faster
-                        bar.update()
-                    else:
-                        yield piece
-
-            if missing:
-                with closing(ENGINES[engine](lm, examples, still_missing(), make)) as results:
-                    for piece, logprobs in results:
-                        done.put(piece, logprobs)
-                        bar.update()
-        return _table(lm, examples, {piece: done.get(piece) for piece in todo}, estimate)
+        _compute(lm, examples, pieces(lm, heads, rows), done, ENGINES[engine], make, progress)
+        return _table(lm, examples, {head: done.get(head) for head in [None, *heads]}, estimate)
 
 
 def pieces(lm: LM, heads: list[Head], rows: list[Row]) -> list[Piece]:
-    """The work in portions that are finished, or lost, as a whole: first the baseline, then heads of one layer each, as
-    many as go through the model in one batch."""
+    """The work in portions that are finished, or lost, as a whole: first the baseline, then heads of one layer each,
+    as many as go through the model in one batch."""
     size = max(1, tokens_at_once(lm) // sum(len(row.ids) for row in rows))
     layers: dict[int, list[Head]] = {}
     for head in heads:
@@ -107,30 +99,62 @@ def pieces(lm: LM, heads: list[Head], rows: list[Row]) -> list[Piece]:
     return [(), *(tuple(of[i : i + size]) for of in layers.values() for i in range(0, len(of), size))]
 
 
-def _locally(lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Callable[[LM], Run]) -> Iterator:
-    """What `cluster.on_ray` does, here and one after the other."""
-    run = make(lm)
+def _compute(
+    lm: LM,
+    examples: list[Example],
+    todo: list[Piece],
+    done: Checkpoint,
+    engine: Callable,
+    make: Callable[[LM], Compute],
+    progress: bool,
+) -> None:
+    """Have an engine compute what the checkpoint lacks, and commit it piece by piece."""
+    total = sum(len(piece) or 1 for piece in todo)
+    with tqdm(total=total, desc="heads", disable=not progress, leave=False) as bar:
+
+        def still_missing() -> Iterator[Piece]:
+            for (
+                piece
+            ) in todo:  # looked up when its turn comes: another process on the same file may be faster
+                missing = done.missing(piece)
+                bar.update((len(piece) or 1) - (len(missing) or 1 if missing is not None else 0))
+                if missing is not None:
+                    yield missing
+
+        with closing(engine(lm, examples, still_missing(), make)) as results:
+            for piece, logprobs in results:
+                done.put(piece, logprobs)
+                bar.update(len(piece) or 1)
+
+
+def _locally(
+    lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Callable[[LM], Compute]
+) -> Iterator:
+    """What `ray_engine.on_ray` does, here and one after the other."""
+    compute = None
     for piece in pieces:
-        yield piece, run(piece)
+        compute = compute or make(lm)
+        yield piece, compute(piece)
 
 
-SCREENED = 8  # heads; the costliest part of a screened sweep
 METHODS = ("exact", "screen")
 ENGINES = {"local": _locally, "ray": on_ray}
 
 
 def _table(
-    lm: LM, examples: list[Example], found: dict[Piece, np.ndarray], estimate: np.ndarray | None
+    lm: LM, examples: list[Example], found: dict[Head | None, np.ndarray], estimate: np.ndarray | None
 ) -> HeadSweep:
-    answers = np.array([example.answer for example in examples])
+    """found: head -> log-probabilities of choices, [n_examples, n_choices]; None -> those of the baseline."""
     accuracy = np.full((lm.n_layers, lm.n_heads), np.nan)
     logprob = accuracy.copy()
-    for piece, logprobs in found.items():
-        for head, one in zip(piece, logprobs):
-            score = Score.of(one, answers)
+    for head, logprobs in found.items():
+        score = Score.of(logprobs, examples)
+        if head is None:
+            baseline = score
+        else:
             accuracy[head.layer, head.head] = score.accuracy
             logprob[head.layer, head.head] = score.right_logprob
-    return HeadSweep(accuracy, logprob, Score.of(found[()][0], answers), estimate)
+    return HeadSweep(accuracy, logprob, baseline, estimate)
 
 
 def sweep_layers(
@@ -141,6 +165,9 @@ def sweep_layers(
     Args:
         tasks: name -> examples.
         how: "prefix": keep the first 1, 2, ... n_layers layers. "leave_one_out": skip layer 0, then 1, ...
+
+    Raises:
+        ValueError: an unknown `how`, or no tasks.
     """
     if how not in ("prefix", "leave_one_out"):
         raise ValueError(f'how={how!r}: expected "prefix" or "leave_one_out"')
@@ -148,11 +175,10 @@ def sweep_layers(
         raise ValueError("no tasks: pass a dict such as {'mmlu': examples}")
     x = list(range(1, lm.n_layers + 1)) if how == "prefix" else list(range(lm.n_layers))
     scores: dict[str, list[Score]] = {task: [] for task in tasks}
-    bar = tqdm(total=len(x) * len(tasks), desc="layers", disable=not progress, leave=False)
-    for layer in x:
-        with truncate(lm, layer) if how == "prefix" else skip_layers(lm, [layer]):
-            for task, examples in tasks.items():
-                scores[task].append(evaluate(lm, examples))
-                bar.update()
-    bar.close()
+    with tqdm(total=len(x) * len(tasks), desc="layers", disable=not progress, leave=False) as bar:
+        for layer in x:
+            with truncate(lm, layer) if how == "prefix" else skip_layers(lm, [layer]):
+                for task, examples in tasks.items():
+                    scores[task].append(evaluate(lm, examples))
+                    bar.update()
     return LayerSweep(how, x, scores)

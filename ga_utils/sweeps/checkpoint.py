@@ -27,44 +27,45 @@ from ga_utils.models.lm import LM
 from ga_utils.scoring import evaluate
 
 FORMAT = (
-    "1"  # to be raised when a piece's numbers come to be computed in another way: old files are then refused
+    "2"  # goes up whenever a head's numbers come to be computed in another way: older files are then refused
 )
 MEMORY = ":memory:"  # a checkpoint that ends with the process
-ROOM = 1 << 16  # bytes; opening writes as many, so that a full disk shows before the work starts
+RESERVE = 1 << 16  # bytes that opening a file writes, so that a full disk shows before the work starts
 WAIT = 60  # seconds to wait for another process that is writing
 PROBE = 4  # examples on which two models are compared
 
 Piece = tuple[
     Head, ...
-]  # heads of one layer whose results are committed together; () is the model with nothing disabled
+]  # heads of one layer that are committed together; () is the model with nothing disabled
 
 HINTS = {
+    "format": "made by another version of ga_utils",
     "weights": "edited or trained on since, or other layers of the same model",
     "examples": "other questions, another number of them, or another seed",
     "reference": "other reference examples, or another seed",
     "versions": "numbers would differ in the last digits: go on under the versions of the file",
     "device": "numbers would differ in the last digits: go on where the file was made",
-    "outputs": "the same weights answer otherwise: was one of the two runs inside ablate() or another context manager, was "
-    "the configuration changed, or is this another processor or number of threads?",
+    "outputs": "the same weights answer otherwise: was one of the two runs inside ablate() or another context "
+    "manager, was the configuration changed, or is this another processor or number of threads?",
 }
 
 
 class Checkpoint:
-    """Finished pieces and their log-probabilities, in a file that several processes may use at once.
+    """Finished heads and their log-probabilities, one row a head, in a file that several processes may use at once.
 
     Args:
         path: is created, folders included, if it does not exist; `MEMORY` for none.
-        identity: what the numbers hang on (see `identity`); a file made for another one is refused.
+        identity: what the numbers depend on (see `identity`); a file made for another one is refused.
 
     Raises:
-        ValueError: the file is no checkpoint, is damaged, or was made for something else (each difference is named). It
-            is left as it was.
-        OSError: the file can't be written: a read-only folder, a full disk, a lock that another process doesn't give back.
+        ValueError: the file is no checkpoint, is damaged, or was made for something else (each difference is
+            named). It is left as it was.
+        OSError: the file can't be written: a read-only folder, a full disk, a lock that another process holds.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, str]):
         self.path = path if path == MEMORY else Path(path).expanduser()
-        self.finished = 0  # pieces known to be safe in the file
+        self.finished = 0  # heads known to be safe in the file
         if self.path != MEMORY:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,25 +89,25 @@ class Checkpoint:
             tables = {
                 name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             }
-            if tables and not {"identity", "pieces"} <= tables:
+            if tables and "identity" not in tables:
                 raise ValueError(
                     f"{self.path} is another program's SQLite file, not a checkpoint: give another path"
                 )
             (health,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
             if health != "ok":
                 raise sqlite3.DatabaseError(health)
-            if tables:
+            if tables:  # a file of an older format is refused here
                 self._compare(dict(self._db.execute("SELECT key, value FROM identity")), identity)
             else:
                 self._db.execute("CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
                 self._db.execute(
-                    "CREATE TABLE pieces (key TEXT PRIMARY KEY, shape TEXT NOT NULL, data BLOB NOT NULL)"
+                    "CREATE TABLE heads (head TEXT PRIMARY KEY, shape TEXT NOT NULL, data BLOB NOT NULL)"
                 )
                 self._db.executemany("INSERT INTO identity VALUES (?, ?)", identity.items())
-            self._db.execute("CREATE TABLE IF NOT EXISTS room (bytes BLOB)")
-            self._db.execute("INSERT INTO room VALUES (zeroblob(?))", [ROOM])
-        self._db.execute("DROP TABLE IF EXISTS room")  # its pages stay in the file, for the next pieces
-        (self.finished,) = self._db.execute("SELECT count(*) FROM pieces").fetchone()
+            self._db.execute("CREATE TABLE IF NOT EXISTS reserve (bytes BLOB)")
+            self._db.execute("INSERT INTO reserve VALUES (zeroblob(?))", [RESERVE])
+        self._db.execute("DROP TABLE IF EXISTS reserve")  # its pages stay in the file, for the next heads
+        (self.finished,) = self._db.execute("SELECT count(*) FROM heads").fetchone()
 
     def _compare(self, stored: dict[str, str], identity: dict[str, str]) -> None:
         differ = [key for key in {**stored, **identity} if stored.get(key) != identity.get(key)]
@@ -124,29 +125,39 @@ class Checkpoint:
                 + "\nGive another path; the file is left as it is."
             )
 
-    def __contains__(self, piece: Piece) -> bool:
+    def missing(self, piece: Piece) -> Piece | None:
+        """The heads of a piece that are not finished yet, () being the baseline; None if nothing is missing."""
         with self._explained():
-            return (
-                self._db.execute("SELECT 1 FROM pieces WHERE key = ?", [_key(piece)]).fetchone() is not None
-            )
+            found = [head for head in piece or (None,) if not self._row(head)]
+        return tuple(head for head in found if head) if found else None
 
-    def get(self, piece: Piece) -> np.ndarray:
-        """What `put` stored: float64 [heads of the piece, n_examples, n_choices].
+    def get(self, head: Head | None) -> np.ndarray:
+        """What `put` stored for a head, or for the baseline: float64 [n_examples, n_choices].
 
         Raises:
-            KeyError: the piece isn't finished.
+            KeyError: it isn't finished.
         """
         with self._explained():
-            row = self._db.execute("SELECT shape, data FROM pieces WHERE key = ?", [_key(piece)]).fetchone()
+            row = self._row(head)
         if row is None:
-            raise KeyError(f"piece {_key(piece)} is not in {self.path}")
+            raise KeyError(f"{_key(head)} is not in {self.path}")
         return np.frombuffer(row[1], "<f8").reshape(json.loads(row[0]))
 
     def put(self, piece: Piece, logprobs: np.ndarray) -> None:
-        """Commit one piece: when this returns, it is on the disk. If another process was first, its result stays."""
-        row = _key(piece), json.dumps(logprobs.shape), logprobs.astype("<f8").tobytes()
-        with self._explained():
-            self.finished += self._db.execute("INSERT OR IGNORE INTO pieces VALUES (?, ?, ?)", row).rowcount
+        """Commit one piece: when this returns, it is on the disk. If another process was first, its result stays.
+
+        logprobs: [head, n_examples, n_choices], a single one for the baseline.
+        """
+        shape = json.dumps(logprobs.shape[1:])
+        rows = [(_key(h), shape, one.astype("<f8").tobytes()) for h, one in zip(piece or (None,), logprobs)]
+        with self._explained(), self._db:  # one transaction
+            self._db.execute("BEGIN IMMEDIATE")
+            self.finished += self._db.executemany(
+                "INSERT OR IGNORE INTO heads VALUES (?, ?, ?)", rows
+            ).rowcount
+
+    def _row(self, head: Head | None) -> tuple[str, bytes] | None:
+        return self._db.execute("SELECT shape, data FROM heads WHERE head = ?", [_key(head)]).fetchone()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -162,7 +173,7 @@ class Checkpoint:
         except sqlite3.OperationalError as error:
             raise OSError(
                 f"can't write checkpoint {self.path}: {error} (is the disk full, the folder read-only, or the file held by "
-                f"another process?). {self.finished} finished pieces are safe in it; with that mended, the same call goes on"
+                f"another process?). {self.finished} finished heads are safe in it; with that mended, the same call goes on"
             ) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(
@@ -171,13 +182,11 @@ class Checkpoint:
             ) from error
 
 
-def _key(piece: Piece) -> str:
-    return " ".join(map(str, piece)) or "baseline"
+def _key(head: Head | None) -> str:
+    return str(head) if head else "baseline"
 
 
-def identity(
-    lm: LM, examples: list[Example], mode: str, reference: list[Example] | None, method: str
-) -> dict[str, str]:
+def identity(lm: LM, examples: list[Example], mode: str, reference: list[Example] | None) -> dict[str, str]:
     """All that the numbers of a sweep hang on, in words a message can show.
 
     Versions and the kind of device are part of it, since a table whose cells come from different kernels would not be
@@ -199,7 +208,6 @@ def identity(
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "device": device,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
-        "method": method,
         "mode": mode,
         "reference": _digest_of(reference) if mode != "zero" else "none",
         "task": ", ".join(sorted({example.task for example in examples})),

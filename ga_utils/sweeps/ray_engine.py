@@ -24,11 +24,13 @@ from ga_utils.sweeps.checkpoint import PROBE, Piece
 
 RETRIES = 3  # how often a piece is tried again when its worker dies
 IN_FLIGHT = 512  # pieces that Ray knows of at a time: more than workers, few enough to wait on
-Run = Callable[[Piece], np.ndarray]
+Compute = Callable[[Piece], np.ndarray]
 
 
-def on_ray(lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Callable[[LM], Run]) -> Iterator:
-    """Run pieces on a Ray cluster; yields (piece, log-probabilities) as they come in, in any order.
+def on_ray(
+    lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Callable[[LM], Compute]
+) -> Iterator:
+    """Compute pieces on a Ray cluster; yields (piece, log-probabilities) as they come in, in any order.
 
     Uses the cluster that `ray.init` was called for, else the one that RAY_ADDRESS names, else starts one on this machine
     and ends it afterwards. A worker takes one CPU and, if `lm` is on a GPU, one GPU.
@@ -74,20 +76,20 @@ def on_ray(lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Calla
                 ray.cancel(ref, force=True)
 
 
-_runs: dict[str, Run] = {}  # in a worker process: the sweep it works for, and how it computes a piece
+_sweeps: dict[str, Compute] = {}  # in a worker process: the sweep it works for, and how it computes a piece
 
 
 def _work(name: str, job: list, piece: Piece) -> np.ndarray:
     """One Ray task. `job` is boxed in a list so that Ray hands the reference on, and only the first task fetches it."""
-    if name not in _runs:
+    if name not in _sweeps:
         import ray
 
-        _runs.clear()  # an earlier sweep's model makes room
-        _runs[name] = _load(*ray.get(job[0]))
-    return _runs[name](piece)
+        _sweeps.clear()  # an earlier sweep's model makes room
+        _sweeps[name] = _load(*ray.get(job[0]))
+    return _sweeps[name](piece)
 
 
-def _load(how: dict, examples: list[Example], expected: np.ndarray, make: Callable[[LM], Run]) -> Run:
+def _load(how: dict, examples: list[Example], expected: np.ndarray, make: Callable[[LM], Compute]) -> Compute:
     lm = load_model(**how)
     gap = np.nanmax(np.abs(evaluate(lm, examples).logprobs - expected))
     # Other processors round differently: by about 1e-6 in float32, by up to some hundredths in 16 bits.

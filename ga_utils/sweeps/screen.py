@@ -1,90 +1,97 @@
 """Which heads are worth an exact look? Attribution of all heads from one forward and one backward pass.
 
-Disabling a head changes its z by (replacement - z). To first order the log-odds of the right choice among the choices
-change by their gradient at z times that (attribution patching: Nanda 2023; Syed et al. 2023, arXiv 2310.10348).
-An estimate, and blind where a saturated softmax hides a head: that is why the best-placed heads are then disabled in earnest.
+Disabling a head changes its z by (replacement - z). To first order, the log-odds of the right choice among the
+choices change by their gradient at z times that (attribution patching: Nanda 2023; Syed et al. 2023,
+arXiv 2310.10348). This is an estimate, and it misses a head that a saturated softmax hides. That is why the heads
+that it ranks first are then disabled exactly.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from contextlib import ExitStack
 
 import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from ga_utils.heads import Head
-from ga_utils.scoring import Batch
+from ga_utils.heads import Head, rows_of_table
+from ga_utils.models.continuation import Span, run
+from ga_utils.models.lm import LM
 from ga_utils.sweeps.exact import ExactSweep
-from ga_utils.sweeps.partial_forward import entering
 
 
-def attribution(run: ExactSweep, answers: list[int], heads: list[Head]) -> tuple[np.ndarray, list[Head]]:
+def attribution(sweep: ExactSweep, answers: list[int], heads: list[Head]) -> tuple[np.ndarray, list[Head]]:
     """Estimates for all heads, and the heads in the order in which they deserve an exact look.
 
-    That order is by a more fearful estimate, in which a change of c nats of log-odds at one position counts as c - c^2 / 2:
-    large ones have left the range where a first-order estimate means anything, its sign included, and mostly are losses.
+    The order is by a pessimistic estimate: a change of c nats of log-odds at one position counts as c - c² / 2.
+    A large change has left the range in which a first-order estimate means anything, even its sign, and most
+    large changes are losses.
 
-    What this pass records, `run` uses for its pieces.
+    `sweep` uses what this pass records.
 
     Returns: estimated mean log-probability of the right choice with each head disabled, [len(heads)]; heads, in order.
     """
-    margin, changes = run.halving(_first_order, run, answers)
-    of = {
-        Head(m.layer, head): c[..., head - m.first] for m, c in zip(run.mixers, changes) for head in m.heads
-    }
-    estimate = np.array([logsigmoid(margin + of[head][0]).mean().item() for head in heads])
-    feared = np.array([logsigmoid(margin + of[head][0] - of[head][1] / 2).mean().item() for head in heads])
-    return estimate, [heads[i] for i in feared.argsort(kind="stable")]
+    margin, changes = sweep.in_memory(lambda: _first_order(sweep, answers))
+    column, of_head = 0, {}
+    for mixer in sweep.mixers:
+        of_head |= {Head(mixer.layer, head): column + i for i, head in enumerate(mixer.heads)}
+        column += mixer.n_heads
+    total, squares = changes[:, :, [of_head[head] for head in heads]]  # [example, head]
+    estimate = logsigmoid(margin[:, None] + total).mean(0).numpy()
+    pessimistic = logsigmoid(margin[:, None] + total - squares / 2).mean(0).numpy()
+    return estimate, [heads[i] for i in pessimistic.argsort(kind="stable")]
 
 
-def _first_order(run: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Log-odds of the right choice, [example], and for each mixer their estimated change: its sum over positions, and the
-    sum of its squares, [2, example, head]."""
+def _first_order(sweep: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-odds of the right choice, [example], and how each head's ablation is estimated to change them: its sum
+    over positions and the sum of its squares, [2, example, head of any mixer]."""
     margins = torch.zeros(len(answers))
-    changes = [torch.zeros(2, len(answers), mixer.n_heads) for mixer in run.mixers]
+    changes = torch.zeros(2, len(answers), sum(mixer.n_heads for mixer in sweep.mixers))
 
-    def look_on(batch: Batch, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
-        seen: dict[int, torch.Tensor] = {}
-        with torch.enable_grad(), ExitStack() as stack:
-            # Gradients begin at the embeddings, also if the weights ask for none.
-            stack.enter_context(entering(run.lm.layers[0], lambda hidden: hidden.detach().requires_grad_()))
-            for k, mixer in enumerate(run.mixers):
-                stack.enter_context(mixer.on_z(lambda z, k=k: seen.__setitem__(k, z)))
-            logits = forward()
-            examples, margin = _log_odds(batch, logits, torch.tensor(answers))
-            gradients = torch.autograd.grad(margin.sum(), [seen[k] for k in range(len(run.mixers))])
+    def with_gradients(lm: LM, span: Span, cache, keep: bool):
+        recorded: list[torch.Tensor | None] = [None] * len(sweep.mixers)
+        with torch.enable_grad(), lm.edited() as edit:
+            # Gradients begin at the embeddings, even if no weight requires one.
+            edit.hook(lm.layers[0].register_forward_pre_hook, _requiring_grad, with_kwargs=True)
+            for k, mixer in enumerate(sweep.mixers):
+                mixer.hook_z(edit, lambda z, k=k: recorded.__setitem__(k, z))
+            logits, _ = run(lm, span)
+            examples, margin = _log_odds(span, logits[0], torch.tensor(answers))
+            gradients = torch.autograd.grad(margin.sum(), recorded)
         margins[examples] = margin.detach().float().cpu()
-        example_of = torch.zeros(len(batch.ids), dtype=torch.long).index_copy_(
-            0, batch.picks[0], batch.picks[3]
+        per_head = []
+        for mixer, table, z, gradient in zip(sweep.mixers, sweep.tables, recorded, gradients):
+            change = (rows_of_table(table, 0, z.shape[1]) - z.detach()) * gradient
+            per_head.append(change.float().unflatten(-1, (mixer.n_heads, mixer.d_head)).sum(-1))
+        change = torch.cat(per_head, dim=-1)  # [row, pos, head]
+        read, _, example, _ = span.picks
+        of_row = torch.zeros(len(span.ids), dtype=torch.long).index_copy_(
+            0, span.reads[0].cpu()[read], example
         )
-        for k, (mixer, table, gradient) in enumerate(zip(run.mixers, run.tables, gradients)):
-            z = seen[k].detach()
-            instead = table[torch.arange(z.shape[1], device=z.device) % len(table)]
-            change = ((instead - z) * gradient).float().unflatten(-1, (mixer.n_heads, mixer.d_head)).sum(-1)
-            by_head = torch.stack([change.sum(1), change.square().sum(1)])  # [2, row, head]
-            changes[k].index_add_(1, example_of, by_head.cpu())
-        return logits.detach()
+        changes.index_add_(1, of_row, torch.stack([change.sum(1), change.square().sum(1)]).cpu())
+        return logits.detach(), None
 
-    run.record(
-        share=False, run=look_on
-    )  # with a shared beginning, the examples' gradients there would be one sum
+    # Texts run whole: at a beginning that they share, the gradients of different examples would be one sum.
+    sweep.record(share=False, forward=with_gradients)
     return margins, changes
 
 
-def _log_odds(batch: Batch, logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which examples a batch holds, and the log-odds of the right choice among the choices of each, [example].
+def _requiring_grad(module, args, kwargs):
+    """A pre-hook that makes a layer's input a leaf of the graph."""
+    if args:
+        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
 
-    Their log sigmoid is the right choice's log-probability among the choices.
+
+def _log_odds(span: Span, logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which examples a span holds, and the log-odds of the right choice among the choices of each, [example].
+
+    Their log sigmoid is the right choice's log-probability among the choices. logits: [read, vocabulary].
     """
-    row, read, token, example, choice = batch.picks
+    read, token, example, choice = span.picks
     examples, place = example.unique(return_inverse=True)
-    logp = logits.float().log_softmax(-1)[row, read, token]
+    logp = logits.float().log_softmax(-1)[read, token]
     shape = len(examples), int(choice.max()) + 1
-    total = logp.new_zeros(shape).index_put(
-        (place.to(logp.device), choice.to(logp.device)), logp, accumulate=True
-    )
+    where = place.to(logp.device), choice.to(logp.device)
+    total = logp.new_zeros(shape).index_put(where, logp, accumulate=True)
     present = (
         torch.zeros(shape, dtype=torch.bool).index_put((place, choice), torch.tensor(True)).to(logp.device)
     )
