@@ -95,7 +95,7 @@ def ablate(
     off = {mixer: [h for h in mixer.heads if Head(mixer.layer, h) in heads] for mixer in lm.mixers}
     off = {mixer: numbers for mixer, numbers in off.items() if numbers}
     tables = replacement_tables(lm, list(off), mode, reference)
-    with lm.edited(f"disabled: {', '.join(map(str, sorted(set(heads))))}" if heads else None) as edit:
+    with lm.edited(f"disabled: {', '.join(map(str, sorted(set(heads)))) or 'no head'}") as edit:
         for (mixer, numbers), table in zip(off.items(), tables):
             columns = torch.zeros(mixer.n_heads, dtype=torch.bool, device=lm.device)
             columns[[number - mixer.first for number in numbers]] = True
@@ -180,10 +180,9 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
 
     def silence(z):
         position = torch.arange(z.shape[1], device=z.device)[None]
+        end = z.shape[1] - padding[0]  # z ends where the text does, also when a cache holds what came before
         if lm.running:
-            end = lm.running.ends.to(z.device).repeat(len(z) // len(lm.running.ends))[:, None]
-        else:  # z ends where the text does, also when a cache holds what came before
-            end = z.shape[1] - padding[0]
+            end = lm.running.ends.repeat(len(z) // len(lm.running.ends)).unsqueeze(1)
         return z.masked_fill(((position < end) & (position >= end - rows)).unsqueeze(-1), 0)
 
     with lm.edited(f"last {'row' if rows == 1 else f'{rows} rows'} masked: {kind}") as edit:

@@ -122,14 +122,36 @@ def test_heads_may_be_added_later(tmp_path, lm, computed):
 
 def test_bits_and_missing_choices_survive(tmp_path):
     rows = np.array([[[-0.1, np.nan, -np.inf], [5e-324, -1 / 3, np.nan]]])
+    here, other = ga.Head(1, 2), ga.Head(1, 3)
     with Checkpoint(tmp_path / "a.sqlite", {}) as done:
-        done.put((ga.Head(1, 2),), rows)
-        done.put((ga.Head(1, 2),), rows + 1)  # a second process comes too late
-        assert (ga.Head(1, 2),) in done and () not in done
-        found = done.get((ga.Head(1, 2),))
+        done.put((here,), rows)
+        done.put((here,), rows + 1)  # a second process comes too late
+        assert done.missing((here,)) is None
+        assert done.missing((here, other)) == (other,) and done.missing(()) == ()
+        found = done.get(here)
         with pytest.raises(KeyError, match="baseline"):
-            done.get(())
-    assert found.tobytes() == rows.tobytes() and found.shape == rows.shape
+            done.get(None)
+    assert found.tobytes() == rows.tobytes() and found.shape == rows[0].shape
+
+
+def test_heads_swept_in_other_groups_or_by_a_screen_are_not_computed_again(
+    tmp_path, lm, computed, monkeypatch
+):
+    path, examples = (
+        tmp_path / "sweep.sqlite",
+        ga.tasks.mmlu(lm, n=4),
+    )  # all heads of a layer go through in one batch
+    ga.sweep_heads(lm, examples, ["L1H2", "L1H3"], checkpoint=path, progress=False)
+    assert [str(head) for piece in computed for head in piece] == ["L1H2", "L1H3"]
+    screened = ga.sweep_heads(lm, examples, method="screen", k=6, checkpoint=path, progress=False)
+    computed.clear()
+    whole = ga.sweep_heads(lm, examples, checkpoint=path, progress=False)
+    again = [(head.layer, head.head) for piece in computed for head in piece]
+    assert again and not any(np.isfinite(screened.accuracy[at]) or at in ((1, 2), (1, 3)) for at in again)
+    plain = ga.sweep_heads(lm, examples, progress=False)
+    assert np.array_equal(whole.accuracy, plain.accuracy) and np.allclose(
+        whole.logprob, plain.logprob, atol=1e-5
+    )
 
 
 def limit(monkeypatch, pages):
@@ -152,20 +174,20 @@ def limit(monkeypatch, pages):
 
 def test_a_disk_that_is_full_at_the_start_is_an_error_before_the_work(tmp_path, lm, computed, monkeypatch):
     limit(monkeypatch, 8)
-    with pytest.raises(OSError, match="disk is full .* 0 finished pieces"):
+    with pytest.raises(OSError, match="disk is full .* 0 finished heads"):
         ga.sweep_heads(lm, ga.tasks.mmlu(lm, n=2), checkpoint=tmp_path / "sweep.sqlite", progress=False)
     assert not computed
 
 
-def test_a_disk_that_fills_up_keeps_all_finished_pieces(tmp_path, computed, monkeypatch, uninterrupted):
+def test_a_disk_that_fills_up_keeps_all_finished_heads(tmp_path, computed, monkeypatch, uninterrupted):
     path = tmp_path / "sweep.sqlite"
     with monkeypatch.context() as small:
-        small.setattr(checkpoint, "ROOM", 8192)  # for some of the pieces: one takes 1280 bytes
+        small.setattr(checkpoint, "RESERVE", 8192)  # for some of the pieces: one takes 1280 bytes
         limit(small, None)
-        with pytest.raises(OSError, match=r"disk is full .* (\d+) finished pieces are safe") as error:
+        with pytest.raises(OSError, match=r"disk is full .* (\d+) finished heads are safe") as error:
             sweep(path)
     kept = committed(path)
-    assert 0 < kept < PIECES and f" {kept} finished pieces" in str(error.value)
+    assert 0 < kept < PIECES and f" {kept} finished heads" in str(error.value)
     assert len(computed) == kept + 1
     computed.clear()
     assert same(sweep(path), uninterrupted) and len(computed) == PIECES - kept

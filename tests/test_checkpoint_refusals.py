@@ -111,7 +111,7 @@ def test_what_cant_be_written_is_refused_before_the_work(tmp_path, lm, computed,
     monkeypatch.setattr(
         sqlite3, "connect", lambda path, **how: connect(f"file:{path}?mode=ro", uri=True, **how)
     )
-    with pytest.raises(OSError, match="readonly database .*read-only.* 0 finished"):
+    with pytest.raises(OSError, match="readonly database .*read-only.* 0 finished heads"):
         ga.sweep_heads(lm, examples, ["L0H0"], checkpoint=path, progress=False)
     assert len(computed) == n and path.read_bytes() == before
 

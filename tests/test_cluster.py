@@ -17,7 +17,7 @@ from sweeping import same
 
 import ga_utils as ga
 from ga_utils import sweeps
-from ga_utils.scoring import rows_of
+from ga_utils.batches import rows_of
 from ga_utils.sweeps import checkpoint, ray_engine
 
 
@@ -112,7 +112,7 @@ def test_what_a_worker_cant_load_alike_is_refused(two_workers, tmp_path):
     with pytest.raises(ValueError, match="as a worker loads it answers otherwise.*without edits"):
         ga.sweep_heads(lm, examples, engine="ray", progress=False)
     with checkpoint.sqlite3.connect(path) as db:
-        assert db.execute("SELECT count(*) FROM pieces").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM heads").fetchone() == (0,)
 
 
 def dies(lm):

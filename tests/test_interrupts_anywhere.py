@@ -1,19 +1,21 @@
-"""Ctrl-C or the Stop button at any moment: raised, and the model is as before."""
+"""Ctrl-C or the Stop button at any moment: the model is as before, or `repr` says what is left and `ga.reset` cures it."""
 
 import contextlib
 import random
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import families
+import numpy as np
 import pytest
 import torch
 from conftest import logits
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import ga_utils as ga
-from ga_utils.scoring import rows_of
+from ga_utils.batches import rows_of
 from ga_utils.sweeps.exact import ExactSweep
 
 OURS = (str(Path(ga.__file__).parent), contextlib.__file__)
@@ -45,22 +47,11 @@ def lines_run(work, interrupt_at: int | None = None) -> int:
 
 
 def parts(lm: ga.LM) -> list:
-    """All of a model that hooks and context managers of ours touch."""
-    modules = list(lm.model.named_modules())
+    """What a model is made of, and how it is set."""
     return [
-        *(
-            (
-                name,
-                id(module),
-                len(module._forward_hooks),
-                len(module._forward_pre_hooks),
-                "forward" in vars(module),
-            )
-            for name, module in modules
-        ),
+        *((name, id(module), "forward" in vars(module)) for name, module in lm.model.named_modules()),
         *(id(mixer.module) for mixer in lm.mixers),
         lm.model.config._attn_implementation,
-        ALL_ATTENTION_FUNCTIONS["sdpa"],
         signal.getsignal(signal.SIGINT),
     ]
 
@@ -125,19 +116,68 @@ def python_interrupts():
 
 @pytest.mark.parametrize("name", WORKS)
 @pytest.mark.usefixtures("python_interrupts")
-def test_an_interrupt_at_any_moment_is_raised_and_leaves_the_model_as_it_was(name, tokenizer):
+def test_what_an_interrupt_at_any_moment_leaves_is_shown_and_cured(name, tokenizer):
     family, work = WORKS[name]
-    lm = families.build(family, tokenizer)
-    teacher = families.build("llama", tokenizer)
+    lm, teacher = families.build(family, tokenizer), families.build("llama", tokenizer)
     examples = ga.tasks.kv_retrieval(lm, n_pairs=2, n=2, seed=5)
     work(lm, teacher, examples)
-    whole, known = (parts(lm), parts(teacher)), logits(lm, PROMPT)
+    whole, known, shown = (parts(lm), parts(teacher)), logits(lm, PROMPT), repr(lm)
     n_lines = lines_run(lambda: work(lm, teacher, examples))
     for moment in random.Random(5).sample(range(1, n_lines + 1), min(n_lines, TRIALS)):
-        with pytest.raises(
-            KeyboardInterrupt
-        ) as error:  # kept, as IPython keeps it: nothing is mended by forgetting its frames
+        with pytest.raises(KeyboardInterrupt) as error:  # kept, as IPython keeps it
             lines_run(lambda: work(lm, teacher, examples), moment)
+        same = (parts(lm), parts(teacher)) == whole and torch.equal(logits(lm, PROMPT), known)
+        assert same or repr(lm) != shown or teacher.edits, (
+            f"{name}: unseen, before line {moment} of {n_lines}"
+        )
+        ga.reset(lm)
+        ga.reset(teacher)
         assert (parts(lm), parts(teacher)) == whole, f"{name}: interrupted before line {moment} of {n_lines}"
+        assert torch.equal(logits(lm, PROMPT), known) and repr(lm) == shown
         del error
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_an_interrupt_in_the_middle_of_a_forward_pass_leaves_nothing(name, tokenizer, monkeypatch):
+    """That is where a model spends its time, and where nearly every Ctrl-C lands."""
+    family, work = WORKS[name]
+    lm, teacher = families.build(family, tokenizer), families.build("llama", tokenizer)
+    examples = ga.tasks.kv_retrieval(lm, n_pairs=2, n=2, seed=5)
+    whole, known, shown = (parts(lm), parts(teacher)), logits(lm, PROMPT), repr(lm)
+    norms = {type(module) for module in lm.model.modules() if "Norm" in type(module).__name__}
+    with monkeypatch.context() as stopped:
+        for norm in norms:
+            stopped.setattr(norm, "forward", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            work(lm, teacher, examples)
+    assert (parts(lm), parts(teacher)) == whole and repr(lm) == shown and not lm.edits and not teacher.edits
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
     assert torch.equal(logits(lm, PROMPT), known)
+
+
+def test_a_context_left_in_another_thread_is_undone_there(tokenizer):
+    lm = families.build("llama", tokenizer)
+    known, context = logits(lm, PROMPT), ga.ablate(lm, ["L1H1"])
+    context.__enter__()
+    assert not torch.equal(logits(lm, PROMPT), known) and "disabled: L1H1" in repr(lm)
+    thread = threading.Thread(target=context.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    assert torch.equal(logits(lm, PROMPT), known) and "disabled" not in repr(lm)
+
+
+def test_two_sweeps_in_two_threads_give_what_they_give_one_after_the_other(tokenizer):
+    models = [families.build(family, tokenizer) for family in ("llama", "zamba2", "llama")]
+    examples = ga.tasks.mmlu(models[0], n=6) + ga.tasks.mmlu_content(models[0], n=4)
+
+    def sweep(lm):
+        return ga.sweep_heads(lm, examples, progress=False)
+
+    alone = [sweep(lm) for lm in models]
+    for _ in range(5):
+        with ThreadPoolExecutor(len(models)) as threads:
+            together = list(threads.map(sweep, models))
+        for one, other in zip(alone, together):
+            assert np.array_equal(one.accuracy, other.accuracy, equal_nan=True)
+            assert np.nanmax(np.abs(one.logprob - other.logprob)) < 1e-5
+    assert not any(m._forward_hooks or m._forward_pre_hooks for lm in models for m in lm.model.modules())

@@ -9,7 +9,7 @@ from conftest import logits
 from scipy.stats import binomtest
 
 import ga_utils as ga
-from ga_utils import scoring
+from ga_utils import batches
 from ga_utils.scoring import wilson
 
 
@@ -32,7 +32,7 @@ def plain_loop(lm, examples):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("batch_size", [1, 3, "auto"])
 def test_equals_the_plain_loop(lm, task, side, batch_size, monkeypatch):
-    monkeypatch.setattr(scoring, "EXAMPLES_AT_ONCE", 3)  # to the tokenizer: two whole portions and a rest
+    monkeypatch.setattr(batches, "EXAMPLES_AT_ONCE", 3)  # to the tokenizer: two whole portions and a rest
     examples = task(lm, n=7, seed=3)
     expected = plain_loop(lm, examples)
     lm.tokenizer.padding_side = side

@@ -43,7 +43,7 @@ class Span:
     residual: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
-def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False):
+def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False, shortened: bool = False):
     """Run a span, `copies` times over in one batch: rows 0, 1, ... of the first copy, then of the second.
 
     Hooks find the span as `lm.running`. Logits are made only where answers are read, row by row: with a
@@ -52,6 +52,7 @@ def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False):
     Args:
         cache: of the span before, with its own rows in as many copies.
         keep: whether a span continues this one.
+        shortened: whether the residual stream holds the read positions alone by the time it comes to the logits.
 
     Returns: logits [copy, read, vocabulary], and the cache, None unless `keep`.
     """
@@ -67,7 +68,8 @@ def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False):
     before, lm.running = lm.running, span
     try:
         with lm.edited() as edit:
-            edit.hook(lm.model.get_output_embeddings().register_forward_pre_hook, only_read)
+            if not shortened:
+                edit.hook(lm.model.get_output_embeddings().register_forward_pre_hook, only_read)
             logits, cache = read(lm, span.ids.repeat(copies, 1), span.start, cache, keep)
     finally:
         lm.running = before

@@ -115,11 +115,11 @@ class Mixer:
 class Edit:
     """Hooks and swaps that are undone together, however far they got.
 
-    what: how `repr(lm)` shows it, such as "disabled: L1H0"; None for hooks that only watch.
+    what: how `repr(lm)` shows it, such as "disabled: L1H0".
     last_rows: how many positions at the end of a text it treats otherwise than the rest.
     """
 
-    def __init__(self, what: str | None = None):
+    def __init__(self, what: str = "hooks"):
         self.what, self.last_rows, self.in_force = what, 0, True
         self._undo: list[Callable] = []
 
@@ -224,7 +224,7 @@ class LM:
         return torch.tensor(self.tokenize([text]), device=self.device)
 
     @contextmanager
-    def edited(self, what: str | None = None) -> Iterator[Edit]:
+    def edited(self, what: str = "hooks") -> Iterator[Edit]:
         """An `Edit` of this model to put hooks and swaps on; undone at the end, also after an exception."""
         edit = Edit(what)
         self.edits.append(edit)  # before anything is changed, so that `reset` knows of it
@@ -238,7 +238,7 @@ class LM:
     def __repr__(self):
         heads = sorted({(mixer.n_heads, mixer.kind) for mixer in self.mixers})
         shape = f"{self.n_layers} layers of {' / '.join(f'{n} {kind}' for n, kind in heads)} heads"
-        edits = "".join(f"; {edit.what}" for edit in self.edits if edit.what)
+        edits = "".join(f"; {what}" for what in dict.fromkeys(edit.what for edit in self.edits))
         return (
             f"LM({self.name}: {type(self.model).__name__}, {shape}, {self.device}, {self.model.dtype}{edits})"
         )

@@ -26,12 +26,12 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 
-from ga_utils.batches import Row, halving, plan, read_off, tokens_at_once
+from ga_utils.batches import Row, halving, plan, read_off, span_of, tokens_at_once
 from ga_utils.examples import Example
 from ga_utils.heads import Head, replacement_tables, rows_of_table
 from ga_utils.models.continuation import Span, run
 from ga_utils.models.lm import LM, Mixer
-from ga_utils.sweeps.partial_forward import entering, recording
+from ga_utils.sweeps.partial_forward import entering, norm_before_last_mixer, reading_only, recording
 
 
 class ExactSweep:
@@ -46,6 +46,9 @@ class ExactSweep:
         self.tables = replacement_tables(lm, self.mixers, mode, reference)
         self.shape = 1 + max(row.index for row in rows), max(len(row.example.choices) for row in rows)
         self.returns = [0] * lm.n_layers  # how each layer returns its output, see `partial_forward.returned`
+        self.norm = norm_before_last_mixer(
+            lm, span_of(lm, rows[:1], 0, None)
+        )  # None: the last layer runs whole
         self.shared: Span | None = None
         self.batches: list[list[Span]] = []
         self.baseline = np.full((1, *self.shape), np.nan)
@@ -118,14 +121,16 @@ class ExactSweep:
         layer = heads[0].layer
         residual = span.residual[layer].to(self.lm.device).repeat(len(heads), 1, 1)
         with ExitStack() as stack:
-            edit = stack.enter_context(self.lm.edited())
+            edit = stack.enter_context(self.lm.edited("sweep"))
             for mixer, table in zip(self.mixers, self.tables):
                 if mixer.layer == layer:
                     mixer.hook_z(
                         edit, _disabling(mixer, heads, rows_of_table(table, span.start, span.ids.shape[1]))
                     )
             stack.enter_context(entering(self.lm, layer, residual, self.returns))
-            return run(self.lm, span, cache, len(heads), keep)
+            if self.norm is not None:
+                stack.enter_context(reading_only(self.lm, self.norm, span, len(heads)))
+            return run(self.lm, span, cache, len(heads), keep, shortened=self.norm is not None)
 
 
 def _disabling(mixer: Mixer, heads: tuple[Head, ...], instead: torch.Tensor):

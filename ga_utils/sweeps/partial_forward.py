@@ -1,4 +1,7 @@
-"""Starting a forward pass in the middle of a model. Hugging Face's own forward runs, its first layers do nothing."""
+"""A forward pass that begins in the middle of a model, and in its last layer goes on only where answers are read.
+
+Hugging Face's own forward runs; hooks hand it what it need not compute.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import nn
 from transformers import Cache
 
+from ga_utils.models.continuation import Span, run
 from ga_utils.models.lm import LM
 
 
@@ -41,7 +45,7 @@ def entering(lm: LM, layer: int, residual: torch.Tensor, returns: list[int]) -> 
         if isinstance(cache, Cache):
             cache.layers[: len(hidden_layers)] = hidden_layers
 
-    with lm.edited() as edit:
+    with lm.edited("sweep") as edit:
         for skipped, n in zip(lm.layers[:layer], returns):
             edit.swap(skipped, "forward", _hand_on(n))
         edit.hook(lm.layers[layer].register_forward_pre_hook, enter, with_kwargs=True)
@@ -81,7 +85,54 @@ def recording(
 
         return hook
 
-    with lm.edited() as edit:
+    with lm.edited("sweep") as edit:
         for layer, block in enumerate(lm.layers):
             edit.hook(block.register_forward_hook, keep(layer), with_kwargs=True)
         yield
+
+
+@contextmanager
+def reading_only(lm: LM, norm: nn.Module, span: Span, copies: int) -> Iterator[None]:
+    """The last layer goes on from its mixer with the positions alone at which answers are read.
+
+    Its keys and values still come from all positions. For layers that are `x + mixer(norm(x))` and more: x enters
+    with the read positions only, [1, copy * read, d_model], and `norm` gets the whole x.
+    """
+    row, position = span.reads
+    rows = torch.cat([row + copy * len(span.ids) for copy in range(copies)])
+    whole: list[torch.Tensor] = []
+
+    def at_reads(x):
+        return x[rows, position.repeat(copies)][None]
+
+    def shorten(module, args, kwargs):
+        whole.append(args[0] if args else kwargs["hidden_states"])
+        short = at_reads(whole[0])
+        return ((short, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": short})
+
+    with lm.edited("sweep") as edit:
+        edit.hook(lm.layers[-1].register_forward_pre_hook, shorten, with_kwargs=True)
+        edit.hook(norm.register_forward_pre_hook, lambda module, args: (whole.pop(),))
+        edit.hook(lm.mixers[-1].out_proj.register_forward_pre_hook, lambda module, args: (at_reads(args[0]),))
+        yield
+
+
+@torch.no_grad()
+def norm_before_last_mixer(lm: LM, span: Span) -> nn.Module | None:
+    """The module that `reading_only` needs; None if the last layer is built otherwise, found out by trying."""
+    if lm.mixers[-1].layer != lm.n_layers - 1:
+        return None
+    # Of a layer of another build, whole and shortened tensors meet. In these numbers they don't broadcast.
+    copies = 2 if span.ids.shape[1] != 2 * span.reads.shape[1] else 3
+    called: list[nn.Module] = []
+    with lm.edited("sweep") as edit:
+        for module in lm.layers[-1].children():
+            edit.hook(module.register_forward_pre_hook, lambda module, args: called.append(module))
+        expected, _ = run(lm, span, copies=copies)
+    try:
+        with reading_only(lm, called[0], span, copies):
+            logits, _ = run(lm, span, copies=copies, shortened=True)
+    except Exception:  # whatever such a layer raises
+        return None
+    noise = 100 * torch.finfo(expected.dtype).eps * expected.abs().max()
+    return called[0] if logits.shape == expected.shape and (logits - expected).abs().max() < noise else None

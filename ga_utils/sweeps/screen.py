@@ -48,7 +48,7 @@ def _first_order(sweep: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, t
 
     def with_gradients(lm: LM, span: Span, cache, keep: bool):
         recorded: list[torch.Tensor | None] = [None] * len(sweep.mixers)
-        with torch.enable_grad(), lm.edited() as edit:
+        with torch.enable_grad(), lm.edited("sweep") as edit:
             # Gradients begin at the embeddings, even if no weight requires one.
             edit.hook(lm.layers[0].register_forward_pre_hook, _requiring_grad, with_kwargs=True)
             for k, mixer in enumerate(sweep.mixers):
