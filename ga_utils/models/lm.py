@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from os import PathLike
+from os.path import expanduser
 from pathlib import Path
 
 import torch
@@ -14,8 +16,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ga_utils.interrupts import held
 from ga_utils.models import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
-from ga_utils.models.catalog import MODELS, TINY, layers_to_load
-from ga_utils.models.device import default_device, default_dtype
+from ga_utils.models.catalog import MODELS, TINY, check_n_layers, layers_to_load
+from ga_utils.models.device import choose_device, choose_dtype
 from ga_utils.models.hub import fetch
 from ga_utils.models.loading import check_sums, data_dir, read_model
 
@@ -143,27 +145,36 @@ class LM:
 
 
 def load_model(
-    name: str, device: str = "auto", dtype: str | torch.dtype = "auto", n_layers: int | str | None = None
+    name: str | PathLike,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    n_layers: int | str | None = None,
 ) -> LM:
     """Load a model of the course by name, or any checkpoint of a supported family from a local folder.
 
     Args:
-        name: one of `registry.TINY` (they ship with the course) or `registry.MODELS` (downloaded once, at a pinned
-            revision), or a folder that holds `config.json`, safetensors weights and a tokenizer.
-        device: "auto" takes the GPU if there is one.
-        dtype: "auto" is float32 on a CPU, so that results repeat; on a GPU bfloat16, or float16 where
-            the hardware has no bfloat16 (T4).
-        n_layers: only the first layers; files that hold later layers alone are neither downloaded nor opened.
-            "fit": the whole model if it fits into the memory that is free, else as many first layers as do. "minimal":
-            the first layers up to the paper's Aggregate head, where the paper has one, else as "fit".
+        name: one of `catalog.TINY` (they ship with the course) or `catalog.MODELS` (downloaded once, at a
+            pinned revision), or a folder that holds `config.json`, safetensors weights and a tokenizer. A
+            folder may be a `Path` or begin with "~".
+        device: "auto" takes the NVIDIA GPU if there is one, else the CPU; or a name such as "cuda:1" or "mps".
+        dtype: a torch dtype or its name. "auto" is float32 on a CPU, so that results repeat; on a GPU
+            bfloat16, or float16 where the hardware has no fast bfloat16 (T4) and on Apple's.
+        n_layers: only so many first layers; files that hold later layers alone are neither downloaded nor
+            opened. "fit": the whole model if it fits into the memory that is free, else as many first layers
+            as do. "minimal": the first layers up to the paper's Aggregate head, where the paper has one, else
+            as "fit".
 
     Raises:
-        ValueError: unknown name (lists the known ones), `n_layers` out of range, a model that does not fit into memory
-            (said before it is downloaded), no way to download it, weights missing from the files, or a file of a model
-            that ships missing or damaged (its SHA-256 is checked).
+        ValueError: an unknown name, device or dtype (lists the known ones), `n_layers` out of range, a model
+            that does not fit into memory (said before it is downloaded), no way to download it, weights missing
+            from the files, or a file of a model that ships missing or damaged (its SHA-256 is checked).
     """
-    device = default_device() if device == "auto" else device
-    dtype = default_dtype(device) if dtype == "auto" else dtype
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    n_layers = check_n_layers(n_layers)
+    if isinstance(name, PathLike):  # a path is a folder, even if it is called like a model
+        name = str(Path(name).absolute())
+    name = expanduser(name)
     if name in MODELS:
         n_layers = layers_to_load(name, device, dtype, n_layers)
         weights, words = fetch(name, MODELS[name], n_layers)
