@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from os import PathLike
-from os.path import expanduser
+from os.path import abspath, expanduser
 from pathlib import Path
 
 import torch
@@ -172,9 +172,8 @@ def load_model(
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     n_layers = check_n_layers(n_layers)
-    if isinstance(name, PathLike):  # a path is a folder, even if it is called like a model
-        name = str(Path(name).absolute())
-    name = expanduser(name)
+    # A `Path` is a folder, even if it is called like a model.
+    name = abspath(expanduser(name)) if isinstance(name, PathLike) else expanduser(name)
     if name in MODELS:
         n_layers = layers_to_load(name, device, dtype, n_layers)
         weights, words = fetch(name, MODELS[name], n_layers)
