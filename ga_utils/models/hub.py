@@ -1,9 +1,9 @@
 """Getting a model's files from the Hugging Face hub: only the shards that the asked-for layers need.
 
-`huggingface_hub` does the work. It finds the token (`HF_TOKEN`, `hf auth login`, Colab's secrets), tries
-again where a connection breaks, compares each file's length with the hub's, and keeps complete files in its
-cache (`HF_HOME`). When a download fails for good, the complete files stay and the broken one starts anew next
-time. Offline (`HF_HUB_OFFLINE=1`) the cache alone is used.
+`huggingface_hub` does the work. It finds the token (`HF_TOKEN`, `hf auth login`, Colab's secrets), compares
+each file's length with the hub's, and keeps complete files in its cache (`HF_HOME`). If a connection breaks,
+it tries again (versions before 2 do not). If a download fails for good, only the broken file is fetched again
+next time. Offline (`HF_HUB_OFFLINE=1`) the cache alone is used.
 """
 
 from __future__ import annotations
