@@ -1,16 +1,18 @@
 """Implicit attention: the matrix that an SSM multiplies its values by (*hidden attention*, Ali et al. 2024).
 
-An SSM is told as a recurrence over a state h, but what comes out is linear in the values x that go in:
+An SSM is written as a recurrence over a state h, but its output is linear in the values x that go in:
 
     h[t] = exp(A * dt[t]) * h[t-1] + dt[t] * B[t] * x[t]        y[t] = C[t] . h[t] + D * x[t]
 
 Unrolled, y = M x + D x with M[t, s] = C[t] . (exp(A * (dt[s+1] + ... + dt[t])) * B[s]) * dt[s] for s <= t,
 a causal matrix that depends on the prompt, as attention's does. Its rows need not sum to 1 nor be positive.
-In Mamba-2 (arXiv 2405.21060, where this form is L ∘ (C Bᵀ)) A is one number a head, in Mamba-1 one for each channel
-and state, so there every channel has a matrix of its own. The values x have been through the short convolution.
+In Mamba-2 (arXiv 2405.21060, where this form is L ∘ (C Bᵀ)) A is one number for each head. In Mamba-1 it is
+one for each channel and state, so every channel has a matrix of its own. The values x have been through the
+short convolution.
 
-Operands are computed from a mixer's parameters and its input, not caught from inside the mixer: Hugging Face calls
-the convolution and the scan as functions, which no hook sees and which CUDA kernels replace.
+The operands are computed from a mixer's parameters and its input. They can't be hooked inside the mixer:
+Hugging Face calls the convolution and the scan as functions, which no hook sees and which CUDA kernels may
+replace.
 """
 
 from __future__ import annotations
@@ -22,16 +24,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-BLOCK = 256  # rows of a matrix made at a time
+BLOCK = 256  # rows of a matrix that are made at a time
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan works on, for one prompt; at least float32.
+    """The operands of a scan, for one prompt, in float32 or float64.
 
-    x: [pos, head, d_head] values. B, C: [pos, group, d_state]; a group of heads shares them.
-    dt: [pos, head] step sizes. A: [head] or, Mamba-1, [head, d_state]; negative. D: [head], the skip connection.
-    scale: [pos, head], what B is multiplied by: dt, but 1 in Llamba, whose scan takes x as it is.
+    x: [pos, head, d_head], the values.
+    B, C: [pos, group, d_state]; the heads of a group share them.
+    dt: [pos, head], step sizes.
+    A: [head], or [head, d_state] in Mamba-1; negative.
+    D: [head], the skip connection.
+    scale: [pos, head], the factor of B: dt, but 1 in Llamba, whose scan takes x as it is.
     """
 
     x: torch.Tensor
@@ -43,34 +48,34 @@ class Scan:
     scale: torch.Tensor
 
     def group(self, head: int) -> int:
+        """The group of B and C that serves a head."""
         return head * self.B.shape[1] // self.x.shape[1]
 
     def matrix(self, heads: Sequence[int]) -> torch.Tensor:
-        """M without D, [len(heads), query, key]; memory grows with the heads asked for, not with those there are."""
+        """M without D for the heads asked for, [len(heads), query, key]; takes memory for these alone."""
         # Sums in float64: the difference of two float32 sums over thousands of positions would lose digits.
-        total = self.dt[:, list(heads)].double().cumsum(0).T  # [head, pos]
+        # On the CPU, since Apple's GPUs have no float64.
+        total = self.dt[:, list(heads)].cpu().double().cumsum(0).T  # [head, pos]
         n = total.shape[1]
         M = torch.zeros(len(heads), n, n, dtype=self.x.dtype, device=self.x.device)
         for i, head in enumerate(heads):
             B = self.B[:, self.group(head)] * self.scale[:, head, None]
             C = self.C[:, self.group(head)]
             for start in range(0, n, BLOCK):
-                rows = slice(start, min(start + BLOCK, n))
-                # Sums counted from the block's first row are small where they matter, so that x's precision will do.
-                base = total[i, start]
-                elapsed = (total[i, rows, None] - base).to(B.dtype) - (total[i, None, : rows.stop] - base).to(
-                    B.dtype
-                )
-                elapsed.clamp_(min=0)  # of the future; cut off below
-                M[i, rows, : rows.stop] = _weights(C[rows], B[: rows.stop], elapsed, self.A[head]).tril_(
-                    start
-                )
+                stop = min(start + BLOCK, n)
+                # Counted from the block's first row, sums are small where they matter: float32 is enough.
+                since = (total[i, :stop] - total[i, start]).to(B)
+                elapsed = (since[start:, None] - since).clamp_(
+                    min=0
+                )  # negative for later keys: cut off below
+                weights = _weights(C[start:stop], B[:stop], elapsed, self.A[head])
+                M[i, start:stop, :stop] = weights.tril_(start)
         return M
 
 
 def _weights(C: torch.Tensor, B: torch.Tensor, elapsed: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     """sum_n C[t, n] exp(A[n] elapsed[t, s]) B[s, n]: [query, key]."""
-    if A.ndim == 0:  # Mamba-2: the decay is the same for all states
+    if A.ndim == 0:  # Mamba-2: one decay for all states
         return (C @ B.T).mul_(elapsed.mul_(A).exp_())
     weights = torch.zeros_like(elapsed)
     for n, a in enumerate(A):
@@ -80,7 +85,7 @@ def _weights(C: torch.Tensor, B: torch.Tensor, elapsed: torch.Tensor, A: torch.T
 
 @torch.no_grad()
 def scan_of(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
-    """The operands of a mixer's scan on its own input, hidden [pos, d_model]; no state from before."""
+    """The operands of a mixer's scan on its input, hidden [pos, d_model], starting from an empty state."""
     if hasattr(mixer, "x_proj"):
         return _mamba1(mixer, hidden)
     if hasattr(mixer, "z_bias"):
@@ -89,20 +94,13 @@ def scan_of(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
 
 
 def _mamba1(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
-    """Mamba, FalconMamba (which normalises B, C and dt) and Jamba (likewise, with weights)."""
+    """Mamba; FalconMamba, which normalises B, C and dt; Jamba, which does so with learned weights."""
     x = mixer.in_proj(hidden).chunk(2, dim=-1)[0]
     x = mixer.act(_convolved(mixer, x))
     n_state, rank = mixer.ssm_state_size, mixer.time_step_rank
     dt, B, C = mixer.x_proj(x).split([rank, n_state, n_state], dim=-1)
-    for name in ("dt", "b", "c"):
-        if hasattr(mixer, f"{name}_layernorm"):
-            norm = getattr(mixer, f"{name}_layernorm")
-            dt, B, C = (
-                (norm(dt), B, C) if name == "dt" else (dt, norm(B), C) if name == "b" else (dt, B, norm(C))
-            )
-        elif hasattr(mixer, "rms_eps"):  # FalconMamba before transformers 5.16 has no norm modules
-            dt, B, C = (_rms(part, mixer.rms_eps) for part in (dt, B, C))
-            break
+    if hasattr(mixer, "dt_layernorm"):
+        dt, B, C = mixer.dt_layernorm(dt), mixer.b_layernorm(B), mixer.c_layernorm(C)
     x, B, C, dt = (_wide(part) for part in (x, B, C, F.linear(dt, mixer.dt_proj.weight)))
     dt = F.softplus(dt + _wide(mixer.dt_proj.bias))
     A = -torch.exp(_wide(mixer.A_log))
@@ -110,7 +108,7 @@ def _mamba1(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
 
 
 def _mamba2(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
-    """Mamba2, Zamba2, Bamba, NemotronH, GraniteMoeHybrid, and FalconH1 with its multipliers."""
+    """Mamba2, Zamba2, Bamba, NemotronH, GraniteMoeHybrid; FalconH1, which has multipliers besides."""
     projected = mixer.in_proj(hidden * getattr(mixer, "ssm_in_multiplier", 1))
     if hasattr(mixer, "mup_vector"):
         projected = projected * mixer.mup_vector[0]
@@ -128,7 +126,7 @@ def _mamba2(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
 
 
 def _llamba(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
-    """Llamba's discrete Mamba-2: the decay comes from the projection alone, and x is not scaled by a step size."""
+    """Llamba's discrete Mamba-2: the decay comes from the projection alone, and no step size scales x."""
     x, B, C, _, dt = mixer.operands(hidden[None])
     x, B, C, dt = (_wide(part[0]) for part in (x, B, C, dt))
     minus_one = -torch.ones_like(dt[0])
@@ -136,18 +134,12 @@ def _llamba(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
 
 
 def _convolved(mixer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The short causal convolution over positions: [pos, channel] to the same."""
-    conv = mixer.conv1d
-    width = conv.weight.shape[-1]
-    return F.conv1d(F.pad(x.T, (width - 1, 0))[None], conv.weight, conv.bias, groups=conv.weight.shape[0])[
-        0
-    ].T
-
-
-def _rms(x: torch.Tensor, eps: float) -> torch.Tensor:
-    return (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    """x [pos, channel] after the mixer's short causal convolution over positions, [pos, channel]."""
+    weight, bias = mixer.conv1d.weight, mixer.conv1d.bias
+    padded = F.pad(x.T, (weight.shape[-1] - 1, 0))
+    return F.conv1d(padded[None], weight, bias, groups=len(weight))[0].T
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
-    """float64 stays; everything else becomes float32, the precision that scans run in."""
+    """x in float32, the precision that scans run in; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()

@@ -1,4 +1,4 @@
-"""A hub of our own on localhost: the part of the Hugging Face hub's protocol that downloads use, with faults on demand."""
+"""A hub on localhost: the part of the Hugging Face hub's protocol that downloads use, with faults on demand."""
 
 import hashlib
 import threading
@@ -9,15 +9,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """Serves `repos`, {"org/name": folder}. `requests` lists (method, repo, file, range start, authorization).
+    """Serves `repos`, {"org/name": folder}, as long as it is entered with `with`.
 
-    breaks: a file of which every answer ends after `break_after` bytes. damage: a file whose bytes are changed on the way.
-    gated: repositories that answer 403.
+    requests: what came in, (method, repository, file, authorization).
+    breaks: {file: answers}; so many answers with that file end in the middle.
+    short: files that are sent whole as it seems, but without their last 100 bytes.
+    huge: files that are said to have 10^15 bytes.
+    gated: repositories that answer 403. wrong_token: the authorization that is refused.
     """
 
     def __init__(self, repos: dict[str, Path]):
-        self.repos, self.requests = repos, []
-        self.breaks, self.break_after, self.damage, self.gated = None, 0, None, set()
+        self.repos = repos
+        self.reset()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,41 +35,58 @@ class FakeHub:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def answer(self, handler, body: bool):
-        parts = handler.path.strip("/").split("/", 4)
+    def reset(self) -> None:
+        """Forget all requests and faults."""
+        self.requests, self.breaks, self.wrong_token = [], {}, None
+        self.short, self.huge, self.gated = set(), set(), set()
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: bool) -> None:
+        parts = handler.path.strip("/").split("/", 4)  # org/name/resolve/revision/file
         if len(parts) < 5:  # telemetry and the like
             return handler.send_error(404)
-        org, name, _, _, file = parts
-        repo, wanted = f"{org}/{name}", handler.headers.get("Range")
-        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
-        self.requests.append((handler.command, repo, file, start, handler.headers.get("Authorization")))
+        repo, file, key = "/".join(parts[:2]), parts[4], handler.headers.get("Authorization")
+        self.requests.append((handler.command, repo, file, key))
         path = self.repos.get(repo, Path("/nowhere")) / file
-        code, error = 206 if wanted else 200, None
+        if key and key == self.wrong_token:
+            return self.refuse(handler, 401, "X-Error-Message", "Invalid credentials in Authorization header")
         if repo in self.gated:
-            code, error = 403, "GatedRepo"
-        elif repo not in self.repos:
-            code, error = 404, "RepoNotFound"
-        elif not path.is_file():
-            code, error = 404, "EntryNotFound"
-        content = path.read_bytes() if error is None else b""
-        digest = hashlib.sha256(content) if file.endswith(".safetensors") else hashlib.sha1(content)
-        handler.send_response(code)
+            return self.refuse(handler, 403, "X-Error-Code", "GatedRepo")
+        if repo not in self.repos:
+            return self.refuse(handler, 404, "X-Error-Code", "RepoNotFound")
+        if not path.is_file():
+            return self.refuse(handler, 404, "X-Error-Code", "EntryNotFound")
+        content = path.read_bytes()
+        size = 10**15 if file in self.huge else len(content)
+        sent = content[:-100] if file in self.short else content
+        handler.send_response(200)
         handler.send_header("X-Repo-Commit", COMMIT)
-        handler.send_header("ETag", f'"{digest.hexdigest()}"')
-        handler.send_header("Content-Length", str(len(content) - start))
-        if wanted:
-            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if error:
-            handler.send_header("X-Error-Code", error)
+        handler.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        handler.send_header("X-Linked-Size", str(size))
+        handler.send_header("Content-Length", str(len(sent)))
         handler.end_headers()
-        if body and not error:
-            if file == self.damage:
-                content = content[:-4] + b"\xff\xff\xff\xff"
-            handler.wfile.write(content[start:][: self.break_after if file == self.breaks else None])
+        if body:
+            if self.breaks.get(file, 0) > 0:
+                self.breaks[file] -= 1
+                sent = sent[: len(sent) // 3]
+            handler.wfile.write(sent)
             handler.close_connection = True
 
-    def got(self, file: str) -> list[int]:
-        """Where each GET of a file started."""
-        return [start for method, _, name, start, _ in self.requests if method == "GET" and name == file]
+    def refuse(self, handler: BaseHTTPRequestHandler, code: int, header: str, value: str) -> None:
+        handler.send_response(code)
+        handler.send_header("X-Repo-Commit", COMMIT)
+        handler.send_header(header, value)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    def fetched(self) -> set[str]:
+        """The files whose contents were asked for."""
+        return {file for method, _, file, _ in self.requests if method == "GET"}

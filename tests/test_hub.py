@@ -1,47 +1,37 @@
-"""Models from the hub: only needed shards, broken downloads taken up, damage named. Against a hub on localhost."""
+"""Models from the hub: only the needed shards, sources tried in order, and what to do said when none can be read.
+
+`huggingface_hub` downloads, here from a hub on localhost.
+"""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from types import ModuleType
+import shutil
+from types import SimpleNamespace
 
 import families
+import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import logits
 from fake_hub import COMMIT, FakeHub
+from learner import Learner
 
 import ga_utils as ga
-from ga_utils.models import catalog, hub
+from ga_utils.models.catalog import layers_to_load
 from ga_utils.models.loading import INDEX, layer_of
 
 PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
-# What a learner's session does, in a process of its own: the hub client reads its settings once, when it is imported.
-SESSION = """
-import sys, torch, ga_utils as ga
-from ga_utils.models import catalog
-repos = sys.argv[1].split(",")
-catalog.MODELS["m"] = catalog.Entry(
-    tuple(catalog.Source(repo, {revision!r}) for repo in repos), "none", 4, 0.001, 0.0005)
-try:
-    lm = ga.load_model("m", device="cpu", n_layers=2)
-except Exception as error:
-    sys.exit(f"{{type(error).__name__}}: {{error}}")
-ids = lm.tokenizer({prompt!r}, return_tensors="pt").input_ids
-torch.save(lm.model(ids).logits[0].detach(), sys.argv[2])
-"""
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, tokenizer):
+    """A folder with a model of four layers in many shards; the logits of its first two; needed and later shards."""
     folder = tmp_path_factory.mktemp("checkpoint")
     lm = families.build("llama", tokenizer, num_hidden_layers=4)
     lm.model.save_pretrained(folder, max_shard_size="40KB")
     lm.tokenizer.save_pretrained(folder)
     with ga.truncate(lm, 2):
-        expected = logits(lm, PROMPT)
+        expected = logits(lm, PROMPT).numpy()
     index = json.loads((folder / INDEX).read_text())["weight_map"]
     needed = {file for name, file in index.items() if layer_of(name) < 2}
     later = {*index.values()} - needed
@@ -49,130 +39,152 @@ def checkpoint(tmp_path_factory, tokenizer):
     return folder, expected, needed, later
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A hub and a learner who uses it, for all tests here; a test has its own repositories."""
+    home = tmp_path_factory.mktemp("home")
+    with FakeHub({}) as hub, Learner(HF_ENDPOINT=hub.url, HF_HOME=str(home)) as learner:
+        yield hub, learner, home
+
+
 @pytest.fixture
-def server(checkpoint):
-    served = FakeHub({"org/model": checkpoint[0]})
-    yield served
-    served.server.shutdown()
+def hub(shared, checkpoint, tmp_path):
+    """The hub without faults, with the checkpoint as hub.repo: nothing of it is in anybody's cache yet."""
+    hub = shared[0]
+    hub.reset()
+    hub.repo = f"org/{tmp_path.name}"
+    hub.repos[hub.repo] = checkpoint[0]
+    return hub
 
 
-def session(server, tmp_path, repos="org/model", revision=COMMIT, **environment):
-    script = SESSION.format(revision=revision, prompt=PROMPT)
-    settings = {
-        "HF_ENDPOINT": server.url,
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script, repos, str(tmp_path / "logits.pt")],
-        env=os.environ | settings | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def load(hub, shared):
+    """Load from hub.repo, or from other repositories: the logits, or what went wrong."""
+
+    def run(*repos, **options):
+        found, _ = shared[1].load(repos or [hub.repo], COMMIT, PROMPT, **options)
+        return found
+
+    return run
 
 
-def test_only_needed_shards_are_fetched_and_give_the_truncated_model(checkpoint, server, tmp_path):
+def test_only_needed_shards_are_fetched_and_give_the_truncated_model(checkpoint, hub, load, shared):
     _, expected, needed, later = checkpoint
-    code, output = session(server, tmp_path, HF_TOKEN="hf_notforprint")
-    assert code == 0, output
-    assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
-    fetched = {file for method, _, file, _, _ in server.requests if method == "GET"}
-    assert needed <= fetched and not later & fetched
-    assert {key for *_, key in server.requests} == {
-        "Bearer hf_notforprint"
-    } and "hf_notforprint" not in output
-    server.requests.clear()
-    code, output = session(server, tmp_path, HF_HUB_OFFLINE="1")  # from the cache, without a network
-    assert code == 0 and not server.requests, output
+    assert np.array_equal(load(), expected)
+    assert needed <= hub.fetched() and not later & hub.fetched()
+    hub.requests.clear()
+    with Learner(HF_HOME=str(shared[2]), HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1") as offline:
+        found, _ = offline.load([hub.repo], COMMIT, PROMPT)  # from the cache
+        problem, _ = offline.load(["org/other"], COMMIT, PROMPT)
+    assert np.array_equal(found, expected) and not hub.requests
+    command = f"hf download org/other --revision {COMMIT}"
+    assert f"where there is internet, run  {command}  and copy that folder here" in problem
 
 
-def test_a_broken_download_is_taken_up_where_it_stopped(checkpoint, server, tmp_path):
+def test_a_connection_that_breaks_once_costs_a_second_try_at_most(checkpoint, hub, load):
+    """Of the hub's client, 2.4 tries again by itself; 1.5 does not."""
     _, expected, needed, _ = checkpoint
-    largest = max(needed, key=lambda file: (checkpoint[0] / file).stat().st_size)
-    server.breaks, server.break_after = largest, (checkpoint[0] / largest).stat().st_size // 3
-    code, output = session(server, tmp_path)
-    assert code != 0 and "broke off" in output and "run this again" in output
-    server.breaks, first = None, len(server.got(largest))
-    code, output = session(server, tmp_path)
-    assert code == 0, output
-    assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
-    assert server.got(largest)[0] == 0 and all(start > 0 for start in server.got(largest)[first:])
+    hub.breaks[sorted(needed)[0]] = 1
+    found = load()
+    if isinstance(found, str):
+        assert "run this again" in found
+        found = load()
+    assert np.array_equal(found, expected)
 
 
-def test_a_damaged_shard_is_named_removed_and_fetched_again(checkpoint, server, tmp_path):
+def test_after_a_download_that_failed_complete_shards_are_not_fetched_again(checkpoint, hub, load):
     _, expected, needed, _ = checkpoint
-    server.damage = sorted(needed)[-1]
-    code, output = session(server, tmp_path)
-    assert code != 0 and f"{server.damage} of org/model arrived damaged" in output
-    server.damage = None
-    code, output = session(server, tmp_path)
-    assert code == 0, output
-    assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
+    *first, last = sorted(needed)
+    hub.breaks[last] = 1000
+    problem = load()
+    assert f"the download of {hub.repo} broke off" in problem and "run this again" in problem
+    hub.breaks.clear()
+    hub.requests.clear()
+    assert np.array_equal(load(), expected)
+    assert last in hub.fetched() and not set(first) & hub.fetched()
 
 
-def test_the_next_source_is_tried_and_all_failures_are_told(checkpoint, server, tmp_path):
-    server.repos["org/gated"] = checkpoint[0]
-    server.gated.add("org/gated")
-    code, output = session(server, tmp_path, "org/gated,org/gone,org/model")
-    assert code == 0, output
-    code, output = session(server, tmp_path, "org/gated,org/gone")
-    assert (
-        code != 0
-        and "org/gated is gated: accept its licence" in output
-        and "org/gone does not exist" in output
-    )
-    code, output = session(server, tmp_path, "org/other", HF_HUB_OFFLINE="1")
-    assert code != 0 and f"hf download org/other --revision {COMMIT}" in output
+def test_a_shard_that_arrives_too_short_is_not_used(checkpoint, hub, load):
+    _, expected, needed, _ = checkpoint
+    hub.short.add(sorted(needed)[-1])
+    assert f"the download of {hub.repo} broke off" in load()
+    hub.short.clear()
+    assert np.array_equal(load(), expected)
 
 
-def test_without_a_pinned_revision_the_commit_is_told(server, tmp_path):
-    code, output = session(server, tmp_path, revision=None)
-    assert code == 0 and f"took the newest: {COMMIT}" in output
+def test_the_next_source_is_tried_and_all_failures_are_told(checkpoint, hub, load):
+    hub.repos["org/gated"] = checkpoint[0]
+    hub.gated.add("org/gated")
+    assert np.array_equal(load("org/gated", "org/gone", hub.repo), checkpoint[1])
+    problem = load("org/gated", "org/gone")
+    assert "org/gated is gated: accept its licence at https://huggingface.co/org/gated" in problem
+    assert "org/gone does not exist, or is private" in problem
 
 
-def test_tokens_come_from_the_environment_a_login_or_colab_with_a_time_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(hub, "COLAB_WAIT", 0.2)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    assert hub.token() is None
-    colab, userdata = ModuleType("google.colab"), ModuleType("google.colab.userdata")
-    colab.userdata, userdata.get = userdata, lambda name: "from colab"
-    for name, module in {
-        "google": ModuleType("google"),
-        "google.colab": colab,
-        "google.colab.userdata": userdata,
-    }.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    assert hub.token() == "from colab"
-    userdata.get, began = (lambda name: time.sleep(30)), time.monotonic()
-    assert hub.token() is None and time.monotonic() - began < 5
-    (tmp_path / "token").write_text("from login\n")
-    assert hub.token() == "from login"
-    monkeypatch.setenv("HF_TOKEN", "from environment")
-    assert hub.token() == "from environment"
+def test_a_tokenizer_may_lie_elsewhere_and_is_named_itself(checkpoint, hub, load):
+    hub.repos |= {"org/words": checkpoint[0], "org/gated": checkpoint[0]}
+    hub.gated.add("org/gated")
+    assert np.array_equal(load(tokenizer="org/words"), checkpoint[1])
+    assert "m: no source could be read. org/gated is gated" in load(tokenizer="org/gated")
 
 
-def test_what_does_not_fit_is_told_before_any_download(monkeypatch):
-    monkeypatch.setattr(catalog, "free_gb", lambda device: 15.0)
-    monkeypatch.setattr("ga_utils.models.lm.fetch", lambda *args: pytest.fail("tried to download"))
-    with pytest.raises(
-        ValueError,
-        match=r"float16 takes 16\.1 GB.*has 15\.0 GB free: n_layers=26 would fit.*minimal model has 18",
-    ):
-        ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16)
-    with pytest.raises(ValueError, match="n_layers=40: llama-3.1-8b-instruct has 32 layers"):
-        ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16, n_layers=40)
-    asked = []
-    monkeypatch.setattr(
-        "ga_utils.models.lm.fetch", lambda name, entry, n_layers: asked.append(n_layers) or 1 / 0
-    )
-    for n_layers in (18, "fit"):
-        with (
-            pytest.raises(ZeroDivisionError),
-            pytest.warns(UserWarning) if n_layers == "fit" else pytest.MonkeyPatch.context(),
-        ):
-            ga.load_model("llama-3.1-8b-instruct", device="cpu", dtype=torch.float16, n_layers=n_layers)
-    assert asked == [18, 26]
+def test_without_a_pinned_revision_the_commit_is_told(checkpoint, hub, shared):
+    found, printed = shared[1].load([hub.repo], None, PROMPT)
+    assert np.array_equal(found, checkpoint[1])
+    assert f"{hub.repo}: no revision is pinned, took the newest: {COMMIT}" in printed
+
+
+def test_pickled_weights_are_not_read(checkpoint, hub, load, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(checkpoint[0], folder, ignore=shutil.ignore_patterns("*safetensors*"))
+    torch.save({}, folder / "pytorch_model.bin")
+    hub.repos[hub.repo] = folder
+    assert f"{hub.repo} has no model.safetensors: only safetensors are read here" in load()
+    assert "pytorch_model.bin" not in hub.fetched()
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_any_shard_is_fetched(checkpoint, hub, load):
+    _, _, needed, _ = checkpoint
+    hub.huge.add(sorted(needed)[0])
+    problem = load()
+    assert f"{hub.repo}: 1000000 GB to download" in problem and "set HF_HOME to a larger disk" in problem
+    assert not needed & hub.fetched()
+
+
+@pytest.mark.parametrize("source", ["environment", "login", "colab", None])
+def test_the_hubs_client_finds_the_token_and_it_is_not_shown(source, checkpoint, hub, shared, tmp_path):
+    found, login = None, shared[2] / "token"
+    if source == "login":
+        login.write_text("hf_login\n")
+    if source == "colab":
+        with Learner(colab=True, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path)) as in_colab:
+            found, printed = in_colab.load([hub.repo], COMMIT, PROMPT)
+    else:
+        token = "hf_environment" if source == "environment" else ""
+        found, printed = shared[1].load([hub.repo], COMMIT, PROMPT, token=token)
+    login.unlink(missing_ok=True)
+    assert np.array_equal(found, checkpoint[1])
+    assert {key for *_, key in hub.requests} == {f"Bearer hf_{source}" if source else None}
+    assert "hf_" not in printed
+
+
+def test_a_token_that_the_hub_refuses_is_the_reason_given(hub, load):
+    hub.wrong_token = "Bearer hf_old"
+    problem = load(token="hf_old")
+    assert f"{hub.repo}: the hub refuses the token that it was given" in problem and "hf_old" not in problem
+
+
+def test_what_does_not_fit_into_memory_is_told_before_any_download(monkeypatch):
+    name, dtype = "llama-3.1-8b-instruct", torch.float16
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=15e9))
+    too_large = r"float16 takes 16\.1 GB.*has 15\.0 GB free: n_layers=26 would fit.*minimal model has 18"
+    with pytest.raises(ValueError, match=too_large):
+        ga.load_model(name, device="cpu", dtype=dtype)
+    with pytest.raises(ValueError, match=f"n_layers=40: {name} has 32 layers"):
+        ga.load_model(name, device="cpu", dtype=dtype, n_layers=40)
+    with pytest.raises(ValueError, match="no source could be read"):  # it fits, so it would be downloaded
+        ga.load_model(name, device="cpu", dtype=dtype, n_layers=26)
+    assert layers_to_load(name, "cpu", dtype, 18) == layers_to_load(name, "cpu", dtype, "minimal") == 18
+    with pytest.warns(UserWarning, match="26 of 32 layers fit into 15.0 GB"):
+        assert layers_to_load(name, "cpu", dtype, "fit") == 26
+    assert layers_to_load("llama-3.2-1b", "cpu", dtype, "fit") is None

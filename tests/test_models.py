@@ -1,6 +1,7 @@
 """Loading and wrapping."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import ga_utils as ga
 from ga_utils.models.catalog import TINY
+from ga_utils.models.device import choose_device, choose_dtype, free_gb
 from ga_utils.models.loading import data_dir
 
 MODELS = data_dir() / "models"
@@ -28,11 +30,8 @@ CLASSES = {
 def test_shipped_models_load_with_transformers_alone(name):
     model = AutoModelForCausalLM.from_pretrained(MODELS / name)
     assert type(model).__name__ == CLASSES.get(name, "LlambaForCausalLM")
-    assert {path.name for path in (MODELS / name).iterdir()} >= {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    }
+    files = {path.name for path in (MODELS / name).iterdir()}
+    assert files >= {"config.json", "model.safetensors", "tokenizer.json"}
     lm = ga.load_model(name, device="cpu")
     assert lm.name == name and lm.model.dtype == torch.float32 and not lm.model.training
     ids = lm.tokenizer(PROMPT, return_tensors="pt").input_ids
@@ -50,10 +49,87 @@ def test_first_layers_equal_the_truncated_model(tiny):
     assert short.n_layers == 2 and short.model.config.num_hidden_layers == 2
 
 
-def test_a_local_folder_loads(tmp_path, lm):
-    lm.model.save_pretrained(tmp_path)
-    lm.tokenizer.save_pretrained(tmp_path)
-    assert torch.equal(logits(ga.load_model(str(tmp_path), device="cpu"), PROMPT), logits(lm, PROMPT))
+def test_a_local_folder_loads_by_text_by_path_and_from_home(tmp_path, lm, monkeypatch):
+    lm.model.save_pretrained(tmp_path / "mine")
+    lm.tokenizer.save_pretrained(tmp_path / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    monkeypatch.chdir(tmp_path)
+    for name in (str(tmp_path / "mine"), tmp_path / "mine", Path("mine"), "~/mine", Path("~/mine")):
+        assert torch.equal(logits(ga.load_model(name, device="cpu"), PROMPT), logits(lm, PROMPT))
+
+
+def test_a_path_is_a_folder_even_where_a_model_has_that_name(tmp_path, lm, monkeypatch):
+    lm.model.save_pretrained(tmp_path / "tiny-llama")
+    lm.tokenizer.save_pretrained(tmp_path / "tiny-llama")
+    monkeypatch.chdir(tmp_path)
+    assert ga.load_model(Path("tiny-llama"), device="cpu").n_layers == lm.n_layers == 3
+    assert ga.load_model("tiny-llama", device="cpu").n_layers == 5
+
+
+@pytest.mark.parametrize("name", ["float32", "float64", "float16", "bfloat16"])
+def test_a_dtype_may_be_given_by_name(name):
+    for dtype in (name, f"torch.{name}", getattr(torch, name)):
+        lm = ga.load_model("tiny-llama-minimal", device="cpu", dtype=dtype)
+        assert {p.dtype for p in lm.model.parameters()} == {getattr(torch, name)}
+    assert choose_dtype("auto", "cpu") == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["float", "fp16", "int8", "torch.int64", torch.int8, None, 16, ""])
+def test_other_dtypes_are_refused(dtype):
+    accepted = "auto, float32, float16, bfloat16, float64"
+    with pytest.raises(ValueError, match=re.escape(f"dtype={dtype!r}: on cpu give one of {accepted}")):
+        ga.load_model("tiny-llama", device="cpu", dtype=dtype)
+
+
+@pytest.mark.parametrize("n_layers", ["all", "2", True, False, 2.0, [2], torch.tensor([1, 2])])
+def test_a_number_of_layers_is_a_whole_number_or_a_known_word(n_layers):
+    for name in ("tiny-llama", "llama-3.1-8b-instruct"):
+        with pytest.raises(
+            ValueError, match=r'give a number of layers, None for all of them, "fit" or "minimal"'
+        ):
+            ga.load_model(name, device="cpu", n_layers=n_layers)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU has")
+@pytest.mark.parametrize(
+    "device", ["cuda", "cuda:7", "gpu", "mps", "meta", "cpu:1", "", 0, None, torch.device("cuda")]
+)
+def test_devices_that_are_not_here_are_refused(device):
+    if torch.backends.mps.is_available() and device == "mps":
+        pytest.skip("this machine has one")
+    with pytest.raises(ValueError, match=re.escape(f"device={device!r}: this machine has cpu")):
+        ga.load_model("tiny-llama", device=device)
+
+
+def test_devices_that_are_here_are_taken():
+    for device in ("cpu", "cpu:0", torch.device("cpu")):
+        assert ga.load_model("tiny-llama", device=device).device.type == "cpu"
+
+
+def test_of_two_gpus_the_third_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(choose_device("cuda:1")) == "cuda:1" and str(choose_device()) == "cuda"
+    with pytest.raises(ValueError, match="device='cuda:2': this machine has cpu, cuda:0, cuda:1"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_a_gpu_gets_bfloat16_where_it_is_native(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    assert choose_dtype("auto", "cuda") == dtype
+
+
+def test_an_apple_gpu_is_taken_when_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 3_000_000_000)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 1_000_000_000)
+    assert str(choose_device("mps")) == "mps" and choose_device("auto").type != "mps"
+    assert choose_dtype("auto", "mps") == torch.float16 and choose_dtype("float32", "mps") == torch.float32
+    assert free_gb("mps") == min(2.0, free_gb("cpu"))
+    with pytest.raises(ValueError, match="on mps give one of auto, float32, float16, bfloat16, or"):
+        choose_dtype("float64", "mps")
 
 
 def test_mixers_describe_the_heads(tokenizer):
@@ -69,8 +145,10 @@ def test_mixers_describe_the_heads(tokenizer):
             lambda: ga.load_model("tiny-lama"),
             "unknown model 'tiny-lama': known are tiny-llama, tiny-llama-minimal",
         ),
-        (lambda: ga.load_model("tiny-llama", n_layers=0), "has 5 layers"),
-        (lambda: ga.load_model("tiny-llama", n_layers=6), "has 5 layers"),
+        (lambda: ga.load_model(Path("/no/such")), "unknown model '/no/such': known are tiny-llama"),
+        (lambda: ga.load_model("tiny-llama", n_layers=0), "n_layers=0: tiny-llama has 5 layers"),
+        (lambda: ga.load_model("tiny-llama", n_layers=-2), "n_layers=-2: tiny-llama has 5 layers"),
+        (lambda: ga.load_model("tiny-llama", n_layers=6), "n_layers=6: tiny-llama has 5 layers"),
         (
             lambda: ga.wrap(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1)), None),
             "GPT2LMHeadModel is not supported",

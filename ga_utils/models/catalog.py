@@ -1,18 +1,23 @@
-"""Which models the course knows: where they are, how large, under what licence, and what runs on this machine.
+"""Which models the course knows: where they are, how large, under what licence, and which layers fit this
+machine.
 
-The tiny models ship in `data/models`. The paper's are on the Hugging Face hub; no figure in this course was measured
-on one of those checkpoints. A revision is a commit of the hub's repository; None means that no commit was known when this
-was written: `load_model` then takes the newest one and prints which, so that you can note it down.
+The tiny models ship in `data/models`. The paper's models are on the Hugging Face hub; no figure in this
+course was measured on one of those checkpoints. A revision is a commit of the hub's repository. Where it is
+None we knew no
+commit when this was written: `load_model` then takes the newest one and prints which, so that you can note it
+    down.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 
 from ga_utils.models.device import free_gb
+from ga_utils.models.scan_memory import ScanShape
 
 TINY = (
     "tiny-llama",
@@ -25,12 +30,12 @@ TINY = (
     "tiny-falcon-mamba",
     "tiny-zamba2",
 )
-ROOM = 1.5  # GB beside the weights, for activations, logits and the GPU's own context
+WORKING_GB = 1.5  # memory beside the weights: activations, logits, and what the GPU's driver takes for itself
 
 
 @dataclass(frozen=True)
-class Source:
-    """A repository on the Hugging Face hub, and the commit of it that the course uses."""
+class Repository:
+    """A repository on the Hugging Face hub, and the commit of it that the course uses (None: the newest)."""
 
     repo: str
     revision: str | None = None
@@ -40,15 +45,19 @@ class Source:
 class Entry:
     """One model of the paper.
 
-    sources: tried in this order; the first ones are mirrors without a gate, where the licence allows them.
-    layers: number of decoder layers. gb: weights in 16 bit, in units of 10^9 bytes. fixed_gb: the part of them that
-    any number of first layers needs (embeddings, output head, shared blocks); for zamba2-2.7b and -1.2b a guess, since
-    their shapes are not at hand.
-    minimal: first layers up to the Aggregate layer, the paper's minimal model. gather, aggregate: the paper's heads.
-    tokenizer: where it comes from if not from `sources`.
+    sources: tried in this order; mirrors that need no access request come first, where the licence allows
+        them.
+    layers: number of decoder layers.
+    gb: weights in 16 bit, in units of 10^9 bytes.
+    fixed_gb: the part of `gb` that any number of first layers needs: embeddings, output head, shared blocks.
+        It is a guess for zamba2-2.7b and zamba2-1.2b, whose shapes we did not have.
+    minimal: number of layers of the paper's minimal model, the first ones up to the Aggregate layer.
+    gather, aggregate: the paper's heads.
+    tokenizer: where the tokenizer comes from, if not from `sources`.
+    scan: the shape of an SSM layer's scan, if the model has SSM layers and the shape is known.
     """
 
-    sources: tuple[Source, ...]
+    sources: tuple[Repository, ...]
     licence: str
     layers: int
     gb: float
@@ -56,94 +65,147 @@ class Entry:
     minimal: int | None = None
     gather: tuple[str, ...] = ()
     aggregate: tuple[str, ...] = ()
-    tokenizer: Source | None = None
+    tokenizer: Repository | None = None
+    scan: ScanShape | None = None
 
     def size(self, dtype: torch.dtype, n_layers: int | None = None) -> float:
         """GB of weights of the first `n_layers` layers (all by default)."""
         part = (n_layers or self.layers) / self.layers
         return (self.fixed_gb + part * (self.gb - self.fixed_gb)) * dtype.itemsize / 2
 
-    def fitting_layers(self, dtype: torch.dtype, free_gb: float) -> int:
-        """How many first layers fit into so much memory, 0 if none."""
+    def fitting_layers(self, dtype: torch.dtype, free: float) -> int:
+        """How many first layers fit into `free` GB, with room to work in; 0 if none does."""
         each = (self.gb - self.fixed_gb) / self.layers * dtype.itemsize / 2
-        return max(0, min(self.layers, int((free_gb - ROOM - self.fixed_gb * dtype.itemsize / 2) / each)))
+        return max(0, min(self.layers, int((free - WORKING_GB - self.fixed_gb * dtype.itemsize / 2) / each)))
 
 
 LLAMA_8B = (
-    Source("unsloth/Meta-Llama-3.1-8B-Instruct", "a2856192dd7c25b842431f39c179a6c2c2f627d1"),
-    Source("meta-llama/Llama-3.1-8B-Instruct", "0e9e39f249a16976918f6564b8830bc894c89659"),
+    Repository("unsloth/Meta-Llama-3.1-8B-Instruct", "a2856192dd7c25b842431f39c179a6c2c2f627d1"),
+    Repository("meta-llama/Llama-3.1-8B-Instruct", "0e9e39f249a16976918f6564b8830bc894c89659"),
 )
-LLAMA_1B = (Source("unsloth/Llama-3.2-1B-Instruct", "5a8abab4a5d6f164389b1079fb721cfab8d7126c"),)
-FALCON_GATHER = tuple(f"L35H{channel}" for channel in (3186, 5143, 6607, 7305))
-FALCON_AGGREGATE = tuple(f"L36H{channel}" for channel in (1565, 1906, 3873, 4925))
+LLAMA_1B = (Repository("unsloth/Llama-3.2-1B-Instruct", "5a8abab4a5d6f164389b1079fb721cfab8d7126c"),)
+LLAMBA_8B_SCAN = ScanShape("llamba", n_heads=32, d_head=128, d_state=64, chunk_size=128)
+SEE_CARD = "see the model's card"
 
 MODELS = {
     "llama-3.1-8b-instruct": Entry(
-        LLAMA_8B, "Llama 3.1 Community License", 32, 16.06, 2.10, 18, ("L16H22",), ("L17H24",)
+        sources=LLAMA_8B,
+        licence="Llama 3.1 Community License",
+        layers=32,
+        gb=16.06,
+        fixed_gb=2.10,
+        minimal=18,
+        gather=("L16H22",),
+        aggregate=("L17H24",),
     ),
-    "llama-3.2-1b": Entry(LLAMA_1B, "Llama 3.2 Community License", 16, 2.47, 0.53),
+    "llama-3.2-1b": Entry(LLAMA_1B, "Llama 3.2 Community License", layers=16, gb=2.47, fixed_gb=0.53),
     "llamba-8b": Entry(
-        (Source("cartesia-ai/Llamba-8B-untied"),),
-        "see the model's card",
-        32,
-        17.68,
-        2.10,
-        18,
-        ("L16H10",),
-        ("L17H3", "L17H9"),
-        LLAMA_8B[0],
+        sources=(Repository("cartesia-ai/Llamba-8B-untied"),),
+        licence=SEE_CARD,
+        layers=32,
+        gb=17.68,
+        fixed_gb=2.10,
+        minimal=18,
+        gather=("L16H10",),
+        aggregate=("L17H3", "L17H9"),
+        tokenizer=LLAMA_8B[0],
+        scan=LLAMBA_8B_SCAN,
     ),
     "llamba-8b-unaligned": Entry(
-        (Source("goombalab/Llamba-8B-untied-unaligned"),),
-        "see the model's card",
-        32,
-        17.68,
-        2.10,
-        18,
+        sources=(Repository("goombalab/Llamba-8B-untied-unaligned"),),
+        licence=SEE_CARD,
+        layers=32,
+        gb=17.68,
+        fixed_gb=2.10,
+        minimal=18,
         tokenizer=LLAMA_8B[0],
+        scan=LLAMBA_8B_SCAN,
     ),
     "llamba-1b": Entry(
-        (Source("cartesia-ai/Llamba-1B"),), "see the model's card", 16, 2.81, 0.53, tokenizer=LLAMA_1B[0]
+        sources=(Repository("cartesia-ai/Llamba-1B"),),
+        licence=SEE_CARD,
+        layers=16,
+        gb=2.81,
+        fixed_gb=0.53,
+        tokenizer=LLAMA_1B[0],
+        scan=ScanShape("llamba", n_heads=32, d_head=64, d_state=64, chunk_size=128),
     ),
     "falcon-mamba-7b-instruct": Entry(
-        (Source("tiiuae/falcon-mamba-7b-instruct"),),
-        "TII Falcon-Mamba License 2.0",
-        64,
-        14.55,
-        1.07,
-        37,
-        FALCON_GATHER,
-        FALCON_AGGREGATE,
+        sources=(Repository("tiiuae/falcon-mamba-7b-instruct"),),
+        licence="TII Falcon-Mamba License 2.0",
+        layers=64,
+        gb=14.55,
+        fixed_gb=1.07,
+        minimal=37,
+        gather=tuple(f"L35H{channel}" for channel in (3186, 5143, 6607, 7305)),
+        aggregate=tuple(f"L36H{channel}" for channel in (1565, 1906, 3873, 4925)),
+        scan=ScanShape("mamba1", n_heads=8192, d_head=1, d_state=16),
     ),
-    "zamba2-7b": Entry((Source("Zyphra/Zamba2-7B"),), "Apache-2.0", 81, 14.71, 1.67),
+    "zamba2-7b": Entry(
+        sources=(Repository("Zyphra/Zamba2-7B"),),
+        licence="Apache-2.0",
+        layers=81,
+        gb=14.71,
+        fixed_gb=1.67,
+        scan=ScanShape("mamba2", n_heads=112, d_head=64, d_state=64, chunk_size=256),
+    ),
     "zamba2-2.7b": Entry(
-        (Source("Zyphra/Zamba2-2.7B", "31afeeac4c66b4851a54290ba57c995a68c87861"),),
-        "Apache-2.0",
-        54,
-        5.37,
-        0.9,
+        sources=(Repository("Zyphra/Zamba2-2.7B", "31afeeac4c66b4851a54290ba57c995a68c87861"),),
+        licence="Apache-2.0",
+        layers=54,
+        gb=5.37,
+        fixed_gb=0.9,
     ),
-    "zamba2-1.2b": Entry((Source("Zyphra/Zamba2-1.2B"),), "Apache-2.0", 38, 2.43, 0.4),
+    "zamba2-1.2b": Entry((Repository("Zyphra/Zamba2-1.2B"),), "Apache-2.0", layers=38, gb=2.43, fixed_gb=0.4),
     "mamba2-130m": Entry(
-        (Source("AntonV/mamba2-130m-hf", "05e8773fc4ac1cd067e8a18a5c45372ce5178405"),),
-        "Apache-2.0",
-        24,
-        0.26,
-        0.08,
+        sources=(Repository("AntonV/mamba2-130m-hf", "05e8773fc4ac1cd067e8a18a5c45372ce5178405"),),
+        licence="Apache-2.0",
+        layers=24,
+        gb=0.26,
+        fixed_gb=0.08,
+        scan=ScanShape("mamba2", n_heads=24, d_head=64, d_state=128, chunk_size=256),
     ),
-    "mamba2-1.3b": Entry((Source("AntonV/mamba2-1.3b-hf"),), "Apache-2.0", 48, 2.69, 0.21),
+    "mamba2-1.3b": Entry(
+        sources=(Repository("AntonV/mamba2-1.3b-hf"),),
+        licence="Apache-2.0",
+        layers=48,
+        gb=2.69,
+        fixed_gb=0.21,
+        scan=ScanShape("mamba2", n_heads=64, d_head=64, d_state=128, chunk_size=256),
+    ),
 }
 
 
-def layers_to_load(name: str, device: str, dtype: torch.dtype, n_layers: int | str | None) -> int | None:
-    """Say before anything is downloaded whether a model of the paper fits.
-
-    "fit": as many first layers as do. "minimal": those of the paper's minimal model, where it has one, else as "fit".
-
-    Returns: the number of layers to load, None for all.
+def check_n_layers(n_layers: int | str | None) -> int | str | None:
+    """Return `n_layers` if it is None, "fit", "minimal" or a whole number; its range is checked with the
+    model.
 
     Raises:
-        ValueError: it does not fit into the memory that is free, or `n_layers` is out of range; says what would.
+        ValueError: it is anything else.
+    """
+    whole_number = isinstance(n_layers, Integral) and not isinstance(n_layers, bool)
+    if n_layers is None or whole_number or (isinstance(n_layers, str) and n_layers in ("fit", "minimal")):
+        return n_layers
+    raise ValueError(
+        f'n_layers={n_layers!r}: give a number of layers, None for all of them, "fit" or "minimal"'
+    )
+
+
+def layers_to_load(
+    name: str, device: str | torch.device, dtype: torch.dtype, n_layers: int | str | None
+) -> int | None:
+    """Decide, before anything is downloaded, how many first layers of a model in `MODELS` to load.
+
+    Args:
+        n_layers: a number, None for the whole model, "fit" for as many first layers as fit into free memory,
+            "minimal" for those of the paper's minimal model (as "fit" where the paper has none).
+
+    Returns:
+        The number of layers to load, None for all of them.
+
+    Raises:
+        ValueError: the layers do not fit into the memory that is free, or `n_layers` is out of range; says
+            what would.
     """
     entry, free = MODELS[name], free_gb(device)
     fitting = entry.fitting_layers(dtype, free)
@@ -164,7 +226,8 @@ def layers_to_load(name: str, device: str, dtype: torch.dtype, n_layers: int | s
         if entry.minimal and fitting >= entry.minimal:
             advice += f" (the paper's minimal model has {entry.minimal})"
         raise ValueError(
-            f"{wanted} in {str(dtype).removeprefix('torch.')} takes {entry.size(dtype, n_layers):.1f} GB and {ROOM} GB to work "
-            f"in; {torch.device(device).type} has {free:.1f} GB free: {advice}. ga.doctor() shows what this machine can run"
+            f"{wanted} in {str(dtype).removeprefix('torch.')} takes {entry.size(dtype, n_layers):.1f} GB and "
+            f"{WORKING_GB} GB to work in; {torch.device(device).type} has {free:.1f} GB free: {advice}. "
+            "ga.doctor() shows what this machine can run"
         )
     return n_layers

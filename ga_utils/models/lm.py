@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import reduce
+from os import PathLike
+from os.path import abspath, expanduser
 from pathlib import Path
 
 import torch
@@ -13,139 +14,13 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ga_utils.models import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
-from ga_utils.models.catalog import MODELS, TINY, layers_to_load
-from ga_utils.models.device import default_device, default_dtype
+from ga_utils.models.catalog import MODELS, TINY, check_n_layers, layers_to_load
+from ga_utils.models.device import choose_device, choose_dtype
 from ga_utils.models.hub import fetch
 from ga_utils.models.loading import check_sums, data_dir, read_model
+from ga_utils.models.mixers import MIXERS, Edit, Mixer, mixers_of
 
-# Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
-MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
 UNLIMITED = 1 << 20  # stands in for the context length of a model that has none
-
-Change = Callable[[torch.Tensor], torch.Tensor | None]  # gets z, returns what replaces it, or None
-
-
-@dataclass(frozen=True)
-class Mixer:
-    """A sequence-mixing module of one layer, seen through its heads.
-
-        decoder layer (block)
-        ├── norm
-        ├── mixer (module): self_attn, mamba, ...
-        │   ├── q_proj, k_proj, v_proj, or in_proj and conv1d
-        │   ├── softmax(q kᵀ) v, or the scan          makes z [batch, pos, n_heads * d_head]
-        │   │       z = [ head 0 | head 1 | ... ]     heads lie side by side: here they can be told apart
-        │   └── out_proj (or o_proj)                  out = Σ_h z_h W_hᵀ: from here on heads are summed
-        └── norm, MLP
-
-    So `ablate` and the others edit z, the input of `out_proj`; slices of a mixer's *output* are not heads.
-    A Mamba-1 head is one channel (d_head 1). A hybrid layer may have attention and an SSM side by side: the
-    SSM's heads are then numbered after those of attention, from `first` on.
-    """
-
-    layer: int
-    kind: str  # "attention" | "mamba1" | "mamba2"
-    n_heads: int
-    d_head: int
-    out_proj: nn.Linear
-    module: nn.Module
-    block: nn.Module  # the decoder layer that it belongs to
-    first: int = 0
-
-    @property
-    def heads(self) -> range:
-        """The numbers of its heads among all heads of the layer."""
-        return range(self.first, self.first + self.n_heads)
-
-    def columns(self, head: int) -> slice:
-        """The columns of z, and of `out_proj.weight`, that belong to one head."""
-        return slice((head - self.first) * self.d_head, (head - self.first + 1) * self.d_head)
-
-    def alive(self) -> list[int]:
-        """The heads that write something; a pruned head's columns of `out_proj` are all zero."""
-        written = self.out_proj.weight.any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
-        return [self.first + i for i in written.nonzero()[:, 0].tolist()]
-
-    def hook_z(self, edit: Edit, change: Change) -> None:
-        """While `edit` is in force, call `change(z)` whenever this layer's heads have run.
-
-        What it returns, if anything, replaces z. Only within this layer: Zamba2 runs one attention block at
-        several depths. Inside, a RuntimeError says so if the mixer ran without calling its `out_proj`, as it
-        does where a fused kernel computes both.
-        """
-        state = {"inside": False, "ran": False, "seen": False}
-
-        def enter(module, args):
-            state.update(inside=True, ran=False, seen=False)
-
-        def runs(module, args):
-            state["ran"] = True
-
-        def at_z(module, args):
-            if state["inside"]:
-                state["seen"] = True
-                new = change(args[0])
-                return None if new is None else (new, *args[1:])
-
-        def leave(module, args, output):
-            state["inside"] = False
-            if state["ran"] and not state["seen"] and output is not None:
-                raise RuntimeError(
-                    f"layer {self.layer}: {type(self.module).__name__} ran without calling its output projection, "
-                    "so its heads can't be reached: a fused kernel did both. Put the model in eval mode, or turn "
-                    "the kernel off"
-                )
-
-        edit.hook(self.block.register_forward_pre_hook, enter)
-        edit.hook(self.module.register_forward_pre_hook, runs)
-        edit.hook(self.out_proj.register_forward_pre_hook, at_z)
-        edit.hook(self.block.register_forward_hook, leave, always_call=True)
-
-    @contextmanager
-    def on_z(self, change: Change) -> Iterator[None]:
-        """`hook_z` for as long as the context lasts."""
-        edit = Edit()
-        try:
-            self.hook_z(edit, change)
-            yield
-        finally:
-            edit.undo()
-
-
-class Edit:
-    """Hooks and swaps that are undone together, however far they got.
-
-    what: how `repr(lm)` shows it, such as "disabled: L1H0".
-    last_rows: how many positions at the end of a text it treats otherwise than the rest.
-    """
-
-    def __init__(self, what: str = "hooks"):
-        self.what, self.last_rows, self.in_force = what, 0, True
-        self._undo: list[Callable] = []
-
-    def hook(self, register: Callable, function: Callable, **how) -> None:
-        """Register a hook, `register` being for example `module.register_forward_hook`."""
-
-        # A Ctrl-C may come between a hook's registration and the note of how to remove it. Such a hook stays
-        # where it is, but does nothing once the edit is undone.
-        def guarded(*args, **kwargs):
-            return function(*args, **kwargs) if self.in_force else None
-
-        self._undo.append(register(guarded, **how).remove)
-
-    def swap(self, owner: nn.Module, name: str, value) -> None:
-        """Set an attribute of a module, or an item of a ModuleList where `name` is its index."""
-        had = name in vars(owner) or isinstance(getattr(owner, name, None), nn.Module)
-        before = getattr(owner, name)
-        self._undo.append(lambda: setattr(owner, name, before) if had else vars(owner).pop(name, None))
-        setattr(owner, name, value)
-
-    def undo(self) -> None:
-        """Take everything off again, the latest first. Doing it twice does no harm."""
-        self.in_force = False
-        while self._undo:
-            self._undo[-1]()
-            self._undo.pop()
 
 
 @dataclass(eq=False)
@@ -154,8 +29,8 @@ class LM:
 
     source: the arguments with which `load_model` loads it again on another machine; None for a wrapped model.
     edits: what is in force now, in the order in which it was made; `ga.reset(lm)` undoes all of it.
-    running: the tokens that `ga_utils` is running through the model at the moment (a `continuation.Span`), for hooks
-        that depend on positions; None when you call `lm.model` yourself.
+    running: the tokens that `ga_utils` is running through the model at the moment (a `continuation.Span`), for
+        hooks that depend on positions; None when you call `lm.model` yourself.
     """
 
     model: PreTrainedModel
@@ -183,7 +58,7 @@ class LM:
     @property
     def mixers(self) -> list[Mixer]:
         """All mixers, in order; a layer may have none (an MLP layer), one, or two (attention and an SSM)."""
-        return [mixer for i, layer in enumerate(self.layers) for mixer in _mixers(layer, i)]
+        return [mixer for i, layer in enumerate(self.layers) for mixer in mixers_of(layer, i)]
 
     @property
     def n_heads(self) -> int:
@@ -254,27 +129,35 @@ def reset(lm: LM) -> None:
 
 
 def load_model(
-    name: str, device: str = "auto", dtype: str | torch.dtype = "auto", n_layers: int | str | None = None
+    name: str | PathLike,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    n_layers: int | str | None = None,
 ) -> LM:
     """Load a model of the course by name, or any checkpoint of a supported family from a local folder.
 
     Args:
-        name: one of `registry.TINY` (they ship with the course) or `registry.MODELS` (downloaded once, at a pinned
-            revision), or a folder that holds `config.json`, safetensors weights and a tokenizer.
-        device: "auto" takes the GPU if there is one.
-        dtype: "auto" is float32 on a CPU, so that results repeat; on a GPU bfloat16, or float16 where
-            the hardware has no bfloat16 (T4).
-        n_layers: only the first layers; files that hold later layers alone are neither downloaded nor opened.
-            "fit": the whole model if it fits into the memory that is free, else as many first layers as do. "minimal":
-            the first layers up to the paper's Aggregate head, where the paper has one, else as "fit".
+        name: one of `catalog.TINY` (they ship with the course) or `catalog.MODELS` (downloaded once, at a
+            pinned revision), or a folder that holds `config.json`, safetensors weights and a tokenizer. A
+            folder may be a `Path` or begin with "~".
+        device: "auto" takes the NVIDIA GPU if there is one, else the CPU; or a name such as "cuda:1" or "mps".
+        dtype: a torch dtype or its name. "auto" is float32 on a CPU, so that results repeat; on a GPU
+            bfloat16, or float16 where the hardware has no fast bfloat16 (T4) and on Apple's.
+        n_layers: only so many first layers; files that hold later layers alone are neither downloaded nor
+            opened. "fit": the whole model if it fits into the memory that is free, else as many first layers
+            as do. "minimal": the first layers up to the paper's Aggregate head, where the paper has one, else
+            as "fit".
 
     Raises:
-        ValueError: unknown name (lists the known ones), `n_layers` out of range, a model that does not fit into memory
-            (said before it is downloaded), no way to download it, weights missing from the files, or a file of a model
-            that ships missing or damaged (its SHA-256 is checked).
+        ValueError: an unknown name, device or dtype (lists the known ones), `n_layers` out of range, a model
+            that does not fit into memory (said before it is downloaded), no way to download it, weights missing
+            from the files, or a file of a model that ships missing or damaged (its SHA-256 is checked).
     """
-    device = default_device() if device == "auto" else device
-    dtype = default_dtype(device) if dtype == "auto" else dtype
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    n_layers = check_n_layers(n_layers)
+    # A `Path` is a folder, even if it is called like a model.
+    name = abspath(expanduser(name)) if isinstance(name, PathLike) else expanduser(name)
     if name in MODELS:
         n_layers = layers_to_load(name, device, dtype, n_layers)
         weights, words = fetch(name, MODELS[name], n_layers)
@@ -310,9 +193,9 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
     layers = getattr(model.base_model, "layers", None)
     # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too.
     unknown = [
-        i for i, layer in enumerate(layers or ()) if not (_mixers(layer, i) or hasattr(layer, "mixer"))
+        i for i, layer in enumerate(layers or ()) if not (mixers_of(layer, i) or hasattr(layer, "mixer"))
     ]
-    if not layers or unknown or not any(_mixers(layer, i) for i, layer in enumerate(layers)):
+    if not layers or unknown or not any(mixers_of(layer, i) for i, layer in enumerate(layers)):
         which = (
             f"layer {unknown[0]} is a {type(layers[unknown[0]]).__name__}" if unknown else "no layer has one"
         )
@@ -321,29 +204,3 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
             f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}; {which}"
         )
     return LM(model.eval(), tokenizer, name or model.config.name_or_path or type(model).__name__)
-
-
-def _mixers(layer: nn.Module, index: int) -> list[Mixer]:
-    found: list[Mixer] = []
-    for path in MIXERS:
-        module = reduce(lambda owner, part: getattr(owner, part, None), path.split("."), layer)
-        shape = _shape(module)
-        if shape:
-            first = found[-1].heads.stop if found else 0
-            found.append(Mixer(index, *shape, module, layer, first))
-    return found
-
-
-def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
-    """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    if hasattr(module, "o_proj") and hasattr(module, "head_dim"):
-        n_heads = module.o_proj.in_features // module.head_dim
-        return "attention", n_heads, module.head_dim, module.o_proj
-    if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
-        return "mamba1", module.out_proj.in_features, 1, module.out_proj
-    if hasattr(module, "conv1d") and (
-        hasattr(module, "n_groups") or hasattr(module, "z_bias")
-    ):  # Mamba2, or Llamba
-        n_heads = module.D.numel()
-        return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
-    return None

@@ -1,4 +1,4 @@
-"""Reading checkpoints from a folder: the first layers alone if that is asked for, and never with weights missing."""
+"""Reading checkpoints from a folder: all layers or only the first ones, and never with weights missing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.utils import logging
 
 INDEX = "model.safetensors.index.json"
-MANIFEST = "SHA256SUMS"  # beside the folders of the models that ship, as `sha256sum -c` reads it
+MANIFEST = "SHA256SUMS"  # beside the folders of the models that ship, in the format of `sha256sum -c`
 PER_LAYER = (
     "layer_types",
     "layers_block_type",
     "mlp_layer_types",
-)  # configuration entries with one item for each layer
+)  # configuration lists, an item for each layer
 
 
 def data_dir() -> Path:
@@ -37,12 +37,13 @@ def read_model(
 ) -> PreTrainedModel:
     """A causal language model from safetensors files, or its first layers.
 
-    Of a checkpoint in several files, only those that hold a needed weight are opened. Weights go to the device one by
-    one: there is never a whole copy in the machine's memory.
+    Of a checkpoint in several files, only those that hold a needed weight are opened. Weights go to the
+    device one by one, so the machine's memory never holds a second copy of the model.
 
     Raises:
-        ValueError: `n_layers` out of range, a damaged file, or weights that the files lack or have in another shape;
-            names the first. A Llamba, whose code is ours, may not have a weight too many either.
+        ValueError: `n_layers` is out of range, a file is damaged, or the files lack weights or have them in
+            another shape (names the first). For a Llamba, whose code is ours, an unknown weight is an error
+            as well; for other models it is a warning.
     """
     folder = folder.resolve()
     config = AutoConfig.from_pretrained(folder)
@@ -52,7 +53,7 @@ def read_model(
     if n_layers is not None:
         config = first_layers(config, n_layers)
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the weights left out on purpose would fill a page; what matters is checked below
+    logging.set_verbosity_error()  # its list of the layers left out would fill a page; we check below
     try:
         with needed_files(folder, n_layers or whole) as source:
             for file in sorted(source.glob("*.safetensors")):
@@ -64,28 +65,32 @@ def read_model(
                 device_map={"": device},
                 use_safetensors=True,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
+                ignore_mismatched_sizes=True,  # refused below, by name
             )
     finally:
         logging.set_verbosity(verbosity)
     lacking = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
     if lacking:
         raise ValueError(
-            f"{folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in another shape: "
-            f"{lacking[0]}"
+            f"{folder} lacks {len(lacking)} weights of a {type(model).__name__}, or has them in another "
+            f"shape: {lacking[0]}"
         )
     unused = sorted(key for key in found["unexpected_keys"] if layer_of(key) < (n_layers or whole))
     if unused:
         message = f"{folder} has {len(unused)} weights that a {type(model).__name__} does not: {unused[0]}"
         if config.model_type == "llamba":
             raise ValueError(message)
-        warnings.warn(message, stacklevel=2)  # elsewhere they are leftovers that Hugging Face itself ignores
+        warnings.warn(message, stacklevel=2)  # Hugging Face ignores such leftovers
     model.name_or_path = model.config.name_or_path = str(folder)
     return model
 
 
 def check_header(file: Path) -> None:
-    """Raises a ValueError that names the file if it is no safetensors file, or shorter than its header says."""
+    """Refuse a file that is no safetensors file, or that is shorter than its header says.
+
+    Raises:
+        ValueError: names the file.
+    """
     try:
         with safe_open(file, "pt"):
             pass
@@ -96,10 +101,10 @@ def check_header(file: Path) -> None:
 
 
 def check_sums(folder: Path) -> None:
-    """Are the files of a model that ships those that `MANIFEST` beside its folder lists?
+    """Compare a shipped model's files with their SHA-256 sums in `MANIFEST`, which lies beside its folder.
 
     Raises:
-        ValueError: one is missing or differs; names it, and the command that brings it back.
+        ValueError: a file is missing or differs; names it, and the command that brings it back.
     """
     models = folder.parent.resolve()
     sums = (models / MANIFEST).read_text() if (models / MANIFEST).is_file() else ""
@@ -114,13 +119,13 @@ def check_sums(folder: Path) -> None:
             wrong.append(f"{models / name} is damaged (its SHA-256 should be {expected} and is {found})")
     if wrong:
         raise ValueError(
-            f'{"; ".join(wrong)}. Bring it back with  git -C "{models}" checkout -- {lost}  (a copy without git: '
-            "download or install the course again; changed on purpose: load it by its folder's path)"
+            f'{"; ".join(wrong)}. Bring it back with  git -C "{models}" checkout -- {lost}  (a copy without '
+            "git: download or install the course again; changed on purpose: load it by its folder's path)"
         )
 
 
 def write_sums(folder: Path) -> None:
-    """Enter a model's files into `MANIFEST` beside its folder, in place of what stood there for it."""
+    """Write the sums of a model's files into `MANIFEST` beside its folder, in place of the old ones."""
     path = folder.with_name(MANIFEST)
     lines = [line for line in path.read_text().splitlines() if not line[66:].startswith(f"{folder.name}/")]
     lines += [f"{sha256(file)}  {folder.name}/{file.name}" for file in folder.iterdir()]
@@ -132,7 +137,7 @@ def sha256(file: Path) -> str:
 
 
 def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
-    """The configuration of the same model with its first layers only; lists that name each layer's kind are cut, too."""
+    """The configuration of the same model with its first layers only; lists with an item a layer are cut."""
     values = {
         key: value[:n_layers] if key in PER_LAYER and value else value
         for key, value in config.to_dict().items()
@@ -144,14 +149,14 @@ def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
 
 
 def layer_of(weight: str) -> int:
-    """The number of the layer that a weight belongs to by its name; -1 if to none."""
+    """The number of the layer that a weight belongs to, read off its name; -1 if it belongs to none."""
     found = re.search(r"(?:^|\.)layers\.(\d+)\.", weight)
     return int(found[1]) if found else -1
 
 
 @contextmanager
 def needed_files(folder: Path, n_layers: int) -> Iterator[Path]:
-    """A folder that looks like `folder`, without the files that hold only later layers."""
+    """A folder of links to the files of `folder`, without those that hold only later layers."""
     if not (folder / INDEX).is_file():
         yield folder
         return
