@@ -98,8 +98,8 @@ def same_values(a, b) -> bool:
     """
 
     def same(x, y) -> bool:
-        if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-            return np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
-        return x is y or x == y
+        if not isinstance(x, np.ndarray):
+            return x is y or type(x) is type(y) and x == y
+        return isinstance(y, np.ndarray) and np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
 
     return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
