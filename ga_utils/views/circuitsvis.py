@@ -46,8 +46,8 @@ def attention_view(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None 
         heads: which heads of the layer, in this order; by default all.
 
     Raises:
-        ValueError: a layer or head that the model lacks; more than 8 heads, or a prompt so long that the page
-            would become slow.
+        ValueError: a layer or head that the model lacks; more than 8 heads; a prompt without tokens, or one so
+            long that the page would become slow.
     """
     numbers = [h for m in lm.mixers if m.layer == layer for h in m.heads] if heads is None else list(heads)
     ids = lm.tokenizer(prompt).input_ids
@@ -55,6 +55,8 @@ def attention_view(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None 
         raise ValueError(
             f"{len(numbers)} heads in one view: choose at most {MAX_HEADS}, such as heads=range({MAX_HEADS})"
         )
+    if not ids:
+        raise ValueError("the prompt has no tokens: write something")
     if len(numbers) * len(ids) ** 2 > MAX_WEIGHTS:
         raise ValueError(
             f"{len(numbers)} heads on {len(ids)} tokens are too many weights for one view: "

@@ -189,7 +189,7 @@ def _picture(lm: LM, prompt: str, head: Head) -> str:
     """One head's pattern on a prompt, as an <img> whose alternative text says where the last token looks."""
     tokens = [lm.tokenizer.decode([i]) for i in lm.tokenizer(prompt).input_ids]
     if not 1 <= len(tokens) <= MAX_TOKENS:
-        how = f"shorten the prompt to {MAX_TOKENS}" if tokens else "write a prompt"
+        how = f"shorten the prompt to {MAX_TOKENS}" if tokens else "write something"
         raise ValueError(f"{len(tokens)} tokens cannot be drawn: {how}")
     A = attention_map(lm, prompt, head.layer, [head.head])[0]
     # A slider should answer at once, and a layout engine draws every label twice: set the margins by hand.
