@@ -46,7 +46,7 @@ def attention_view(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None 
         heads: which heads of the layer, in this order; by default all.
 
     Raises:
-        ValueError: a layer or head that the model lacks; more than 8 heads; a prompt without tokens, or one so
+        ValueError: a layer or head that the model lacks; more than 8 heads; a prompt that is empty, or so
             long that the page would become slow.
     """
     numbers = [h for m in lm.mixers if m.layer == layer for h in m.heads] if heads is None else list(heads)
