@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 import ga_utils as ga
-from ga_utils.checks import ALL, check
+from ga_utils.checks import ALL
 from ga_utils.checks import NOTEBOOKS as EXERCISES
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -186,9 +186,8 @@ def test_four_to_six_exercises_from_a_warm_up_to_a_bonus(number):
     assert any("ga.checks.progress()" in cell.source for cell in code(notebook))
 
 
-def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys, monkeypatch):
-    monkeypatch.setattr(check, "OUTCOMES", outcomes := {})
-    monkeypatch.setattr(ga.checks, "OUTCOMES", outcomes)
+def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys):
+    ga.checks.OUTCOMES.clear()
     ga.checks.progress()
     assert "no exercise was checked" in capsys.readouterr().out
     assert not ga.checks.gap_closed(lambda student, hybrid, teacher: 2.0)
@@ -225,9 +224,13 @@ def test_checks_know_two_mistakes_and_survive_anything(check):
     assert check.verdict(check.reference).startswith("✓")
 
 
+def test_a_result_in_place_of_the_function_is_told_so():
+    assert "pass the function itself" in ALL["gap_closed"].verdict(0.5)
+
+
 def test_a_right_answer_that_changes_its_argument_is_told_so():
     def in_place(z, head, d_head):
         z[..., head * d_head : (head + 1) * d_head] = 0
         return z
 
-    assert "you changed the tensor that you were given" in ALL["zero_head"].verdict(in_place)
+    assert "you changed the tensor you were given" in ALL["zero_head"].verdict(in_place)
