@@ -28,14 +28,14 @@ pick_answer = Check(
 
 
 def _mostly_right(rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of six questions with six choices each, and answers of which one or two are missed.
+    """Log-probabilities of eight questions with eight choices each; two or three of the answers are missed.
 
     As many questions as choices, so that argmax over the wrong dimension does not raise.
     """
-    logprobs = random_tensor(rng, 6, 6).log_softmax(-1)
+    logprobs = random_tensor(rng, 8, 8).log_softmax(-1)
     answers = logprobs.argmax(-1)
-    for missed in rng.sample(range(6), rng.randrange(1, 3)):
-        answers[missed] = (answers[missed] + rng.randrange(1, 6)) % 6
+    for missed in rng.sample(range(8), rng.randrange(2, 4)):
+        answers[missed] = (answers[missed] + rng.randrange(1, 8)) % 8
     return logprobs, answers
 
 

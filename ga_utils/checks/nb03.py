@@ -160,10 +160,10 @@ def _p_value(k, n, sides=2):
 
 
 def _answers(rng: random.Random) -> tuple[list[bool], list[bool]]:
-    """Right or wrong before and after a change. Of the first six, two got worse and two got better."""
-    before = [True] * 3 + [False] * 3 + [rng.random() < 0.7 for _ in range(24)]
-    after = [False] * 2 + [True] * 3 + [False] + [b != (rng.random() < 0.25) for b in before[6:]]
-    return before, after
+    """Right or wrong before and after a change that nearly always has more flips one way than the other."""
+    one = [True] * 5 + [False] * 3 + [rng.random() < 0.7 for _ in range(22)]
+    other = [False] * 4 + [True] * 3 + [False] + [right != (rng.random() < 0.25) for right in one[8:]]
+    return (one, other) if rng.random() < 0.5 else (other, one)
 
 
 paired_p = Check(
