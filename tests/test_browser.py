@@ -23,6 +23,7 @@ import build
 import ipywidgets
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -210,6 +211,26 @@ def the_sweep_answers(page, name):
     shoot(view, f"{name}-sweep")
 
 
+def run_again(page, call: str) -> None:
+    """Run the one cell that makes a call, again."""
+    cell = page.locator(".jp-CodeCell", has=page.locator(".jp-Editor", has_text=call))
+    before = cell.locator(".jp-InputPrompt").inner_text()
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    playwright.expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]"))
+    playwright.expect(cell.locator(".jp-InputPrompt")).not_to_have_text(before)
+
+
+def views_answer_when_their_cells_run_again(page, name):
+    drawn = output_of(page, "ga.attention_view(").locator("[id^=attention-]")
+    before = drawn.get_attribute("id")
+    run_again(page, "ga.attention_view(")
+    playwright.expect(drawn).not_to_have_attribute("id", before)
+    circuitsvis_is_drawn(page, name)
+    run_again(page, "ga.sweep_view(")
+    the_sweep_answers(page, name)
+
+
 def the_two_patterns_answer(page, name):
     view = output_of(page, "ga.attention_beside(")
     changed_picture(view, lambda: moved(slider(view, "layer").last))
@@ -217,7 +238,11 @@ def the_two_patterns_answer(page, name):
 
 
 VIEWS = {
-    "02_finding_ga_heads": [the_explorer_answers, the_sweep_answers],
+    "02_finding_ga_heads": [
+        the_explorer_answers,
+        the_sweep_answers,
+        views_answer_when_their_cells_run_again,
+    ],
     "04_ssm_implicit_attention": [the_two_patterns_answer],
 }
 
@@ -246,6 +271,31 @@ def test_a_notebook_runs_in_jupyterlab_and_its_live_views_answer(name, lab, brow
         use(page, name)
     page.screenshot(path=SCREENS / f"{name}.png")
     assert outside == []
+    page.close()
+
+
+def test_a_view_shown_twice_is_drawn_twice_and_waits_for_its_script(browser, tmp_path):
+    cells = [
+        'import ga_utils as ga\nlm = ga.load_model("tiny-llama", device="cpu")',
+        'ga.attention_view(lm, "A B", 0)',
+        'ga.attention_view(lm, "C D", 1)',
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, resources={"metadata": {"path": tmp_path}}).execute()
+    first, second = [cell.outputs[0].data["text/html"] for cell in notebook.cells[1:]]
+    # The second view twice, in front of the first, which has the script.
+    (tmp_path / "page.html").write_text(f"<!doctype html>{second}<p>{second}<p>{first}", encoding="utf-8")
+    page, outside = new_page(browser, 1300, 1000)
+    page.goto((tmp_path / "page.html").as_uri())
+    views = page.locator("[id^=attention-]")
+    playwright.expect(views).to_have_count(3)
+    for i, name in enumerate(("L1H3", "L1H3", "L0H3")):
+        playwright.expect(views.nth(i)).to_contain_text(name)
+        playwright.expect(views.nth(i)).not_to_contain_text("where scripts may run")
+    assert len(set(views.evaluate_all("views => views.map(view => view.id)"))) == 3 and outside == []
+    (tmp_path / "page.html").write_text(f"<!doctype html>{second}", encoding="utf-8")
+    page.reload()
+    page.get_by_text("run that view's cell again").wait_for()
     page.close()
 
 

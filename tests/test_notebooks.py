@@ -1,4 +1,4 @@
-"""The notebooks' form: template, short cells, no head named in advance, solutions that pass, mistakes that are caught."""
+"""The notebooks' form: template, short cells, no head named in advance; and their exercises' checks."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 import ga_utils as ga
-from ga_utils.checks import ALL, check
+from ga_utils.checks import ALL
 from ga_utils.checks import NOTEBOOKS as EXERCISES
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -85,7 +85,7 @@ def has_picture(cell):
 
 @each
 def test_every_figure_is_captioned_and_described(notebook):
-    """What it shows stands in the text before the next figure comes, and in words for a reader who can't see it."""
+    """The text says what to see before the next figure comes; a description serves readers who cannot see it."""
     figures = [i for i, cell in enumerate(notebook.cells) if has_picture(cell)]
     for here, following in zip(figures, [*figures[1:], len(notebook.cells)]):
         cell, after = notebook.cells[here], notebook.cells[here + 1 : following]
@@ -125,7 +125,7 @@ def test_notebooks_link_to_their_neighbours_and_to_the_one_glossary():
 
 @each
 def test_no_head_is_named_in_advance(notebook):
-    """Code may name L1H0, an arbitrary head for a demonstration; the decisive ones must come out of a search."""
+    """Code may name L1H0, an arbitrary head for a demonstration; the decisive ones must come from a search."""
     for cell in code(notebook):
         assert set(re.findall(r"L\d+H\d+", cell.source)) <= {"L1H0"}
     assert set(re.findall(r"L\d+H\d+", prose(notebook))) <= PAPERS_HEADS
@@ -186,9 +186,8 @@ def test_four_to_six_exercises_from_a_warm_up_to_a_bonus(number):
     assert any("ga.checks.progress()" in cell.source for cell in code(notebook))
 
 
-def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys, monkeypatch):
-    monkeypatch.setattr(check, "OUTCOMES", outcomes := {})
-    monkeypatch.setattr(ga.checks, "OUTCOMES", outcomes)
+def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys):
+    ga.checks.OUTCOMES.clear()
     ga.checks.progress()
     assert "no exercise was checked" in capsys.readouterr().out
     assert not ga.checks.gap_closed(lambda student, hybrid, teacher: 2.0)
@@ -225,9 +224,13 @@ def test_checks_know_two_mistakes_and_survive_anything(check):
     assert check.verdict(check.reference).startswith("✓")
 
 
+def test_a_result_in_place_of_the_function_is_told_so():
+    assert "pass the function itself" in ALL["gap_closed"].verdict(0.5)
+
+
 def test_a_right_answer_that_changes_its_argument_is_told_so():
     def in_place(z, head, d_head):
         z[..., head * d_head : (head + 1) * d_head] = 0
         return z
 
-    assert "you changed the tensor that you were given" in ALL["zero_head"].verdict(in_place)
+    assert "you changed the tensor you were given" in ALL["zero_head"].verdict(in_place)

@@ -1,19 +1,22 @@
-"""The live views: what they show is what the functions give, they are quick to make, and they say what goes wrong."""
+"""The live views: they show what the functions give, are made quickly, and say what is wrong."""
 
+import copy
 import re
 import time
-from types import SimpleNamespace
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import logits
+from conftest import logits, random_llama
+from jupyter_client.manager import start_new_kernel
 from matplotlib.colors import to_rgb
+from tokenizers.processors import TemplateProcessing
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import ga_utils as ga
-from ga_utils.views import circuitsvis, predict
+from ga_utils.views import predict
 
 
 def every(widget, kind):
@@ -69,8 +72,56 @@ def test_head_explorer_changes_prompt_and_model_and_shows_errors(pressed, exampl
     assert "Pattern of L1H7 in tiny-zamba2" in shown(view)
     labelled(view, "prompt").value = "wind " * 5000
     assert "ValueError: 500" in shown(view) and "shorten the prompt to 150" in shown(view)
-    with pytest.raises(ValueError, match="at least one"):
-        ga.head_explorer([], examples)
+
+
+def test_models_and_examples_may_be_read_once_and_models_of_one_name_are_both_there(pressed, examples):
+    cut = ga.load_model("tiny-llama-minimal", device="cpu", n_layers=2)
+    view = ga.head_explorer(iter([pressed, cut]), iter(examples), start="L1H0")
+    assert "Pattern of L1H0" in shown(view) and str(ga.evaluate(pressed, examples)) in shown(view)
+    labelled(view, "model").value = "tiny-llama-minimal (2)"
+    assert labelled(view, "layer").options == (0, 1) and str(ga.evaluate(cut, examples)) in shown(view)
+    beside = ga.attention_beside(iter([pressed, cut]), "The flag of Arvo is", iter(["L2H1"]))
+    assert "<b>tiny-llama-minimal</b>" in shown(beside) and "<b>tiny-llama-minimal (2)</b>" in shown(beside)
+    assert "Pattern of L2H1" in shown(beside) and "Pattern of L0H0" in shown(beside)
+
+
+def test_another_layer_offers_its_own_heads_and_keeps_the_head_where_it_can():
+    zamba = ga.load_model("tiny-zamba2")  # layers 0 and 2 have four heads, layers 1 and 3 have eight
+    view = ga.attention_beside(zamba, "The flag of Arvo is", ["L1H6"])
+    labelled(view, "layer").value = 3
+    assert "Pattern of L3H6" in shown(view)
+    labelled(view, "layer").value = 2
+    assert labelled(view, "head").options == tuple(range(4)) and "Pattern of L2H0" in shown(view)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda lm, e, sweep: ga.head_explorer([], e), "no models"),
+        (lambda lm, e, sweep: ga.head_explorer(lm, []), "no examples"),
+        (lambda lm, e, sweep: ga.head_explorer(lm, e, start="L9H0"), "L9H0: this model has layers 0–4"),
+        (lambda lm, e, sweep: ga.attention_beside([], "A"), "no models"),
+        (
+            lambda lm, e, sweep: ga.attention_beside(lm, "A", ["L0H0", "L0H1"]),
+            "2 heads to open with for 1 models",
+        ),
+        (lambda lm, e, sweep: ga.attention_beside(lm, "A", ["L0H7"]), "L0H7: layer 0 has heads 0–3"),
+        (
+            lambda lm, e, sweep: ga.sweep_view(sweep, ga.load_model("tiny-llama", n_layers=1), "A"),
+            "L1H0: this model",
+        ),
+        (lambda lm, e, sweep: ga.sweep_view(nothing_of(sweep), lm, "A"), "no head was disabled"),
+        (lambda lm, e, sweep: ga.predict("x", 5, 5), "low must be below high"),
+    ],
+)
+def test_views_refuse_nonsense_when_they_are_made(pressed, examples, sweep, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(pressed, examples, sweep)
+
+
+def nothing_of(sweep: ga.HeadSweep) -> ga.HeadSweep:
+    nothing = np.full_like(sweep.accuracy, np.nan)
+    return ga.HeadSweep(nothing, nothing, sweep.baseline)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +149,36 @@ def test_sweep_view_has_a_readable_button_for_every_head_swept_and_answers_click
     assert f"{worst} disabled: {left} right" in shown(view) and f"Pattern of {worst} in" in shown(view)
 
 
-def test_sweep_view_of_many_heads_keeps_the_costliest(pressed, examples, sweep, monkeypatch):
-    monkeypatch.setattr("ga_utils.views.widgets.MAX_BUTTONS", 3)
-    buttons = every(ga.sweep_view(sweep, pressed, examples[0].prompt), widgets.Button)
-    assert {b.description.split()[0] for b in buttons} == {str(h) for h in sweep.top(3)}
+def test_sweep_view_of_many_heads_keeps_the_costliest(tokenizer, sweep):
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=120,
+        intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=60,
+        num_key_value_heads=60,
+    )
+    wide = ga.wrap(LlamaForCausalLM(config), tokenizer)
+    accuracy = np.random.default_rng(0).random((2, 60))
+    many = ga.HeadSweep(accuracy, accuracy, sweep.baseline)
+    buttons = every(ga.sweep_view(many, wide, "A"), widgets.Button)
+    assert {b.description.split()[0] for b in buttons} == {str(h) for h in many.top(100)}
+
+
+def test_sweep_view_says_which_way_a_head_moves_the_accuracy(pressed, sweep):
+    accuracy = np.full_like(sweep.accuracy, np.nan)
+    accuracy[0, :3] = sweep.baseline.accuracy + np.array([-0.001, -0.2, 0.1])
+    view = ga.sweep_view(ga.HeadSweep(accuracy, accuracy, sweep.baseline), pressed, "The flag of Arvo is")
+    said = {
+        "L0H0 0": "0 points less than",
+        "L0H1 -20": "20 points less than",
+        "L0H2 +10": "10 points more than",
+    }
+    buttons = {b.description: b for b in every(view, widgets.Button)}
+    assert list(buttons) == list(said)
+    for name, button in buttons.items():
+        button.click()
+        assert f"{said[name]} {sweep.baseline}" in shown(view)
 
 
 def test_attention_beside_shows_one_prompt_in_two_models(examples):
@@ -190,26 +267,86 @@ def test_a_guess_can_be_written_in_code(capsys):
     plt.close(figure)
 
 
-def test_the_interactive_view_needs_no_network_and_survives_a_hostile_token(lm, monkeypatch):
-    monkeypatch.setattr(type(lm.tokenizer), "decode", lambda self, ids, **kw: "</script><!--<b>")
-    html = ga.attention_view(lm, "A B", 0, heads=[1]).data
-    assert "unpkg" not in html and html.count("</script>") == 2
-    assert "<!--<b>" not in html and "\\u003c!--" in html and '"attentionHeadNames": ["L0H1"]' in html
-    numbers = re.search(r'"attention": (\[.*?\]), "attentionHeadNames', html)[1]
-    assert max(len(n) for n in re.findall(r"[\d.]+", numbers)) <= 5
-    with pytest.raises(ValueError, match="at most 8"):
-        ga.attention_view(lm, "A B", 0, heads=[0, 1, 2] * 3)
+def interactive(view) -> tuple[list[str], int]:
+    """The names of the heads in an interactive view, and the number of weights."""
+    names = re.search(r'"attentionHeadNames": \[(.*?)\]', view.data)[1]
+    weights = re.search(r'"attention": (\[.*?\]), "attentionHeadNames', view.data)[1]
+    return re.findall(r"L\d+H\d+", names), len(re.findall(r"[\d.]+", weights))
 
 
-def test_the_script_is_in_the_first_view_of_a_notebook_and_again_when_that_is_rerun(lm, monkeypatch):
-    running = {}
-    kernel = SimpleNamespace(get_parent=lambda channel: {"metadata": {"cellId": running["cell"]}})
-    monkeypatch.setattr(circuitsvis, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
-    monkeypatch.setattr(circuitsvis, "_carrier", {})
-    sizes = []
-    for running["cell"] in ("a", "b", "a"):
-        sizes.append(len(ga.attention_view(lm, "A B", 0).data))
-    assert sizes[0] > 1_000_000 > 20_000 > sizes[1] and sizes[2] == sizes[0]
-    monkeypatch.setitem(__import__("sys").modules, "google.colab", SimpleNamespace())
-    running["cell"] = "c"
-    assert len(ga.attention_view(lm, "A B", 0).data) > 1_000_000
+def test_the_interactive_view_names_its_heads_in_the_order_asked_for(lm):
+    n = len(lm.tokenizer("A B").input_ids) ** 2
+    for heads in ([4, 1], (h for h in [4, 1]), np.array([4, 1])):
+        assert interactive(ga.attention_view(lm, "A B", 1, heads)) == (["L1H4", "L1H1"], 2 * n)
+    assert interactive(ga.attention_view(lm, "A B", 2)) == ([f"L2H{head}" for head in range(6)], 6 * n)
+    for arguments, message in (
+        (("A B", 0, iter([0, 1, 2] * 3)), "9 heads in one view: choose at most 8"),
+        (("salt " * 200, 0, [0, 1, 2, 3, 4, 5]), "6 heads on 201 tokens are too many weights"),
+        (("A B", 7), "L7H0: this model has layers 0–2"),
+        (("A B", 0, [6]), "L0H6: layer 0 has heads 0–5"),
+        (("A B", 0, []), "no heads"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ga.attention_view(lm, *arguments)
+
+
+def test_the_interactive_view_needs_no_network_and_survives_a_hostile_token(tokenizer):
+    hostile = copy.deepcopy(tokenizer)
+    hostile.add_tokens(["</script><!--<b>"])
+    html = ga.attention_view(random_llama(hostile, 6), "A </script><!--<b>", 0, heads=[1]).data
+    assert "unpkg" not in html and html.count("</script>") == html.count("<script>if") + 1 == 2
+    assert "<!--<b>" not in html and "\\u003c!--\\u003cb>" in html
+    weights = re.search(r'"attention": (\[.*?\]), "attentionHeadNames', html)[1]
+    assert max(len(number) for number in re.findall(r"[\d.]+", weights)) <= 5
+
+
+def test_an_empty_prompt_is_told_so_where_a_tokenizer_begins_texts_with_nothing(tokenizer):
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    lm = random_llama(bare, 6)
+    assert "0 tokens cannot be drawn: write something" in shown(ga.attention_beside(lm, ""))
+    with pytest.raises(ValueError, match="the prompt has no tokens"):
+        ga.attention_view(lm, "", 0)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Runs a cell in a kernel, as JupyterLab does, and gives what it displayed, as HTML."""
+    manager, client = start_new_kernel()
+
+    def run_cell(cell: str, source: str) -> list[str]:
+        content = {"code": source, "silent": False, "store_history": True, "stop_on_error": True}
+        request = client.session.msg("execute_request", content, metadata={"cellId": cell})
+        client.shell_channel.send(request)
+        displayed = []
+        while True:
+            message = client.get_iopub_msg(timeout=120)
+            if message["parent_header"].get("msg_id") != request["header"]["msg_id"]:
+                continue
+            assert message["msg_type"] != "error", message["content"]
+            displayed.append(message["content"].get("data", {}).get("text/html"))
+            if message["content"].get("execution_state") == "idle":
+                return [html for html in displayed if html]
+
+    yield run_cell
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def test_a_notebook_carries_the_script_once_however_often_and_in_which_order_cells_run(run):
+    def scripts(cell, source):
+        return [len(page) > 1_000_000 for page in run(cell, source)]
+
+    assert (
+        run("setup", 'import sys\nimport ga_utils as ga\nlm = ga.load_model("tiny-llama", device="cpu")')
+        == []
+    )
+    assert run("unseen", 'view = ga.attention_view(lm, "A B", 0)') == []
+    assert scripts("a", "view") == [True]
+    assert scripts("b", "view") == [False]
+    assert scripts("a", "view") == [True], "its output was replaced, and the script with it"
+    assert scripts("c", 'for layer in range(3): display(ga.attention_view(lm, "A B", layer))') == [False] * 3
+    assert scripts("a", 'display(view); display(ga.attention_view(lm, "A B", 1))') == [True, False]
+    assert scripts("b", 'sys.modules["google.colab"] = sys\nview') == [True], (
+        "each output is a page of its own"
+    )

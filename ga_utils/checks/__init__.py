@@ -1,6 +1,6 @@
-"""The exercises' checks, notebook by notebook: `ga.checks.zero_head(my_zero_head)`, and `ga.checks.progress()`.
+"""The exercises' checks by notebook: `ga.checks.zero_head(my_zero_head)`, and `ga.checks.progress()`.
 
-A check is its reference, its random inputs, and the usual mistakes, each under the hint that it earns.
+A check has a reference, random inputs, and the usual mistakes, each under the hint it deserves.
 """
 
 from __future__ import annotations
@@ -13,29 +13,27 @@ from ga_utils.checks.nb03 import half_width, mean_ablate, paired_p, to_disable, 
 from ga_utils.checks.nb04 import decay_mask, implicit_attention, next_state, numbers_kept, row_shares, unroll
 from ga_utils.checks.nb05 import best_first, gap_closed, greedy, silence_last, swap_head
 
-NOTEBOOKS = {
+NOTEBOOKS = {  # the exercises of each notebook, in the notebook's order
     "00": [pick_answer, accuracy, skill_lost, control_heads, by_luck],
     "01": [giveaways, continuation_logprob, kv_prompt, soft_lookup, causal_attention],
     "02": [zero_head, segment_spans, gather, aggregate, costs, attribution],
     "03": [half_width, wilson, paired_p, to_disable, mean_ablate],
     "04": [next_state, unroll, decay_mask, implicit_attention, row_shares, numbers_kept],
     "05": [gap_closed, silence_last, swap_head, best_first, greedy],
-}  # the exercises of each notebook, in their order there
+}
 ALL = {check.name: check for checks in NOTEBOOKS.values() for check in checks}
 
 
 def progress() -> None:
-    """Print a line for each notebook whose checks were called in this kernel: ✓ right, ✗ not yet, · not attempted.
+    """Print a line for each notebook with a check called in this kernel: ✓ right, ✗ not yet, · not attempted.
 
-    Each notebook has a kernel of its own, and nothing is written to disk: a restarted kernel starts from nothing.
+    Nothing is written to disk. Each notebook has its own kernel, and a restarted kernel knows of no check.
     """
     for notebook, checks in NOTEBOOKS.items():
         marks = {check.name: OUTCOMES.get(check.name, "·") for check in checks}
         if marks.keys() & OUTCOMES.keys():
             right = list(marks.values()).count("✓")
-            print(
-                f"{notebook}: {right} of {len(marks)} right  ",
-                "  ".join(f"{mark} {name}" for name, mark in marks.items()),
-            )
+            listed = "  ".join(f"{mark} {name}" for name, mark in marks.items())
+            print(f"{notebook}: {right} of {len(marks)} right  ", listed)
     if not OUTCOMES:
         print("no exercise was checked in this kernel yet")

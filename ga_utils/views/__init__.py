@@ -1,1 +1,1 @@
-"""Live views for notebooks: widgets, circuitsvis, and the slider that asks for a guess."""
+"""Live views for notebooks: widgets, circuitsvis' patterns, and the slider that asks for a guess."""

@@ -1,4 +1,4 @@
-"""`predict`: commit to a guess before the result is shown; `ga.plots.guess` draws it beside the truth."""
+"""`predict`: make a guess before the result is shown; `ga.plots.guess` draws it beside the truth."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from IPython.display import display
 
 @dataclass
 class Guess:
-    """What the reader expects. value: None until they have committed to it."""
+    """What the reader expects. value: None until they have made their guess."""
 
     value: float | None
 
 
 def predict(question: str, low: int = 0, high: int = 100, guess: float | None = None) -> Guess:
-    """Ask for a guess with a slider and a button; the button makes it final.
+    """Ask for a guess with a slider and a button; pressing the button makes it final.
 
-    Where widgets don't work, write the guess into the call: `ga.predict("...", guess=40)`. With neither, the notebook
-    goes on, and figures show the truth alone.
+    Where widgets do not work, write the guess into the call: `ga.predict("...", guess=40)`. Without a guess,
+    the notebook runs on and its figures show the truth alone.
 
     Args:
         question: what to guess, with its unit: "letters without that head, in %".
         low, high: the ends of the slider.
 
     Raises:
-        ValueError: a `guess` that is not between low and high.
+        ValueError: `low` is not below `high`, or `guess` is not between them.
     """
+    if not low < high:
+        raise ValueError(f"low={low}, high={high}: low must be below high")
     if guess is not None:
         if not low <= guess <= high:
             raise ValueError(f"guess={guess}: {question} lies between {low} and {high}")
@@ -43,15 +45,16 @@ def predict(question: str, low: int = 0, high: int = 100, guess: float | None = 
         style={"description_width": "initial"},
         layout=widgets.Layout(width="95%"),
     )
-    button = widgets.Button(description="This is my guess", tooltip=f"Commit to a guess: {question}")
+    button = widgets.Button(description="This is my guess", tooltip=f"Make this guess final: {question}")
     answer = widgets.HTML()
 
-    def commit(_):
+    def make_final(_):
         given.value = slider.value
         slider.disabled = button.disabled = True
-        answer.value = f'<span role="status">Your guess: {given.value}. The next figure shows it beside the truth.</span>'
+        said = f"Your guess: {given.value}. The next figure shows it beside the truth."
+        answer.value = f'<span role="status">{said}</span>'
 
-    button.on_click(commit)
+    button.on_click(make_final)
     display(widgets.VBox([slider, widgets.HBox([button, answer])]))
     print(f"No slider to be seen? Write your guess into the call: guess={slider.value}")
     return given
