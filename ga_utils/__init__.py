@@ -32,7 +32,7 @@ from ga_utils.doctor import doctor, install_kernels
 from ga_utils.examples import Example
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
 from ga_utils.hybrid import replace_head, replace_layer
-from ga_utils.models.lm import LM, Mixer, load_model, wrap
+from ga_utils.models.lm import LM, Mixer, load_model, reset, wrap
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
 from ga_utils.segments import segments
@@ -81,6 +81,7 @@ __all__ = [
     "predict",
     "replace_head",
     "replace_layer",
+    "reset",
     "scan",
     "segments",
     "shares",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
@@ -92,6 +92,43 @@ class Mixer:
                 yield
 
 
+class Edit:
+    """Hooks and swaps that are undone together, however far they got.
+
+    what: how `repr(lm)` shows it, such as "disabled: L1H0"; None for hooks that only watch.
+    last_rows: how many positions at the end of a text it treats otherwise than the rest.
+    """
+
+    def __init__(self, what: str | None = None):
+        self.what, self.last_rows, self.in_force = what, 0, True
+        self._undo: list[Callable] = []
+
+    def hook(self, register: Callable, function: Callable, **how) -> None:
+        """Register a hook, `register` being for example `module.register_forward_hook`."""
+
+        # A Ctrl-C may come between a hook's registration and the note of how to remove it. Such a hook stays
+        # where it is, but does nothing once the edit is undone.
+        def guarded(*args, **kwargs):
+            return function(*args, **kwargs) if self.in_force else None
+
+        self._undo.append(register(guarded, **how).remove)
+
+    def swap(self, owner: nn.Module, name: str, value) -> None:
+        """Set an attribute of a module, or an item of a ModuleList where `name` is its index."""
+        kept = isinstance(getattr(type(owner), name, None), property) or name in vars(owner)
+        had = kept or isinstance(getattr(owner, name, None), nn.Module)
+        before = getattr(owner, name)
+        self._undo.append(lambda: setattr(owner, name, before) if had else vars(owner).pop(name, None))
+        setattr(owner, name, value)
+
+    def undo(self) -> None:
+        """Take everything off again, the latest first. Doing it twice does no harm."""
+        self.in_force = False
+        while self._undo:
+            self._undo[-1]()
+            self._undo.pop()
+
+
 @dataclass(eq=False)
 class LM:
     """A causal language model whose heads can be named, watched and disabled.
@@ -103,6 +140,7 @@ class LM:
     tokenizer: PreTrainedTokenizerBase
     name: str
     source: dict | None = None
+    edits: list[Edit] = field(default_factory=list, repr=False)
 
     @property
     def decoder(self) -> nn.Module:
@@ -136,10 +174,34 @@ class LM:
         """The longest text, in tokens, that the model's positions reach."""
         return getattr(self.model.config, "max_position_embeddings", None) or UNLIMITED
 
+    def encode(self, text: str) -> torch.Tensor:
+        """The tokens of a text, the tokenizer's special ones included: ids [1, pos] on the model's device."""
+        return self.tokenizer(text, return_tensors="pt").input_ids.to(self.device)
+
+    @contextmanager
+    def edited(self, what: str | None = None) -> Iterator[Edit]:
+        """An `Edit` of this model to put hooks and swaps on; undone at the end, also after an exception."""
+        edit = Edit(what)
+        self.edits.append(edit)  # before anything is changed, so that `reset` knows of it
+        try:
+            yield edit
+        finally:
+            edit.undo()
+            if edit in self.edits:
+                self.edits.remove(edit)
+
     def __repr__(self):
         heads = sorted({(mixer.n_heads, mixer.kind) for mixer in self.mixers})
         shape = f"{self.n_layers} layers of {' / '.join(f'{n} {kind}' for n, kind in heads)} heads"
         return f"LM({self.name}: {type(self.model).__name__}, {shape}, {self.device}, {self.model.dtype})"
+
+
+def reset(lm: LM) -> None:
+    """Undo every edit of a model, the latest first: what a broken-off cell has left in force, and what is in
+    force around this call."""
+    while lm.edits:
+        lm.edits[-1].undo()
+        lm.edits.pop()
 
 
 def load_model(
