@@ -42,11 +42,15 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     Raises:
         ValueError: a layer or head that the model lacks; an empty list of heads; or maps of more than 4 GB,
             as those of all channels of a Mamba-1 layer often are.
+        RuntimeError: an attention layer that does not use Hugging Face's `AttentionInterface`.
     """
     check_heads(lm, [Head(layer, 0)])
     if heads is None:
         heads = [head for mixer in lm.mixers if mixer.layer == layer for head in mixer.heads]
-    heads = [int(head) for head in heads]
+    try:
+        heads = [int(head) for head in heads]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"heads={heads!r}: expected a list of numbers of heads, such as [0, 1]") from error
     if not heads:
         raise ValueError("no heads asked for: the list is empty; leave it out for all heads of the layer")
     check_heads(lm, [Head(layer, head) for head in heads])
