@@ -1,26 +1,28 @@
 """Give an SSM some attention back: replace a whole layer, or the work of one head, by the teacher's.
 
-The pair is Llama and the Llamba that was distilled from it: alike layer for layer, with the student's layers aligned
-to the teacher's hidden states. Nothing is trained here and no weight changes.
+The pair is a Llama and the Llamba that was distilled from it: they are alike layer for layer, and the
+student's layers were trained to give the teacher's hidden states. Nothing is trained here, and no weight changes.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+from transformers.masking_utils import create_causal_mask
 
 from ga_utils.heads import Head, ablate, check_heads
 from ga_utils.models.llamba import LayerState, LlambaPreTrainedModel
-from ga_utils.models.lm import LM, Mixer
+from ga_utils.models.lm import LM
 
 NO_CACHE = "borrowed attention keeps no cache: call the hybrid with use_cache=False"
 
 
 class Borrowed(nn.Module):
-    """A teacher's Llama layer among a student's: the same residual stream in and out.
+    """A teacher's Llama layer among a student's: it reads and writes the same residual stream.
 
     It holds the teacher's own `self_attn`, so that `ablate` and `attention_map` see its heads in the hybrid.
     """
@@ -31,10 +33,13 @@ class Borrowed(nn.Module):
         self.self_attn = self.block.self_attn
 
     def forward(
-        self, hidden_states: torch.Tensor, mask=None, state: LayerState | None = None
+        self,
+        hidden_states: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        state: LayerState | None = None,
     ) -> torch.Tensor:
-        out = self.block(hidden_states, **_positions(self.rotary, hidden_states))
-        return out[0] if isinstance(out, tuple) else out
+        """The signature of a Llamba block: hidden_states [batch, pos, d_model], mask [batch, pos, 1]."""
+        return self.block(hidden_states, **_context(self.self_attn, self.rotary, hidden_states, mask))
 
     def empty_state(self, batch: int) -> LayerState:
         raise ValueError(NO_CACHE)
@@ -44,33 +49,29 @@ class Borrowed(nn.Module):
 def replace_layer(student: LM, teacher: LM, layer: int) -> Iterator[LM]:
     """One layer of the student, mixer and MLP, is the teacher's at the same depth.
 
-    Inside, heads of that layer are the teacher's attention heads. An ablation that is already in force stays with the layer
-    that was taken out: ablate inside. Rows may be padded on the right only, and generation needs `use_cache=False`.
+    Inside, heads of that layer are the teacher's attention heads. An ablation that is in force already stays
+    with the layer that was taken out, so ablate inside. Generation needs `use_cache=False`.
 
     Raises:
-        ValueError: student and teacher are not a Llamba and a Llama of the same width, or lack that layer.
+        ValueError: student and teacher are not a Llamba and a Llama of the same width, dtype and device; or
+            one of them lacks that layer.
     """
     _check_pair(student, teacher, layer)
-    layers = student.layers
-    before = layers[layer]
-    with held() as gate:
-        layers[layer] = Borrowed(teacher, layer)
-        try:
-            with gate.opened():
-                yield student
-        finally:
-            layers[layer] = before
+    with student.edited(f"layer {layer} replaced by {teacher.name}'s") as edit:
+        edit.swap(student.layers, str(layer), Borrowed(teacher, layer))
+        yield student
 
 
 @contextmanager
 def replace_head(
     student: LM, teacher: LM, layer: int, head: int, teacher_head: int | None = None
 ) -> Iterator[LM]:
-    """One SSM head of the student is silenced, and one attention head of the teacher's works in its place.
+    """One SSM head of the student is disabled, and one attention head of the teacher's works in its place.
 
-    The attention head reads the student's residual stream through the teacher's norm and writes through the teacher's
-    columns of `o_proj`; the other heads of the layer, and its MLP, stay the student's. Inside, that number still names the
-    student's (silenced) head: the borrowed one is not among the student's mixers. Padding as in `replace_layer`.
+    The attention head reads the student's residual stream through the teacher's norm and writes through the
+    teacher's columns of `o_proj`. The other heads of the layer, and its MLP, stay the student's. Inside, that
+    number still names the student's disabled head: the borrowed one is not among the student's mixers.
+    Generation needs `use_cache=False`.
 
     Args:
         head: the student's; also the teacher's, unless `teacher_head` names another.
@@ -79,56 +80,56 @@ def replace_head(
         ValueError: as `replace_layer`, or a head that one of the two lacks.
     """
     _check_pair(student, teacher, layer)
-    teacher_head = head if teacher_head is None else teacher_head
+    given = Head(layer, head if teacher_head is None else teacher_head)
     check_heads(student, [Head(layer, head)])
-    check_heads(teacher, [Head(layer, teacher_head)])
-    block, rotary = teacher.layers[layer], teacher.decoder.rotary_emb
-    (attention,) = [mixer for mixer in teacher.mixers if mixer.layer == layer]
+    check_heads(teacher, [given])
     (mixer,) = [mixer for mixer in student.mixers if mixer.layer == layer]
-    stream: list[torch.Tensor] = []
+    norm, rotary = teacher.layers[layer].input_layernorm, teacher.decoder.rotary_emb
+    attention = _only(teacher, given)
+    stream: list[torch.Tensor] = []  # what entered the layer last, [batch, pos, d_model]
 
-    def watch(module, args):
+    def enter_layer(module, args):
         stream[:] = args[:1]
 
-    def add(module, args, output):
-        if args[2] is not None:
+    def add_head(module, args, output):
+        _, mask, state = args
+        if state is not None:
             raise ValueError(NO_CACHE)
-        with _only(attention, teacher_head):
-            return (
-                output + block.self_attn(block.input_layernorm(stream[0]), **_positions(rotary, stream[0]))[0]
-            )
+        return output + attention(norm(stream[0]), **_context(attention, rotary, stream[0], mask))[0]
 
-    with held() as gate, ExitStack() as hooks:
-        hooks.callback(mixer.block.register_forward_pre_hook(watch).remove)
-        hooks.callback(mixer.module.register_forward_hook(add).remove)
-        hooks.enter_context(ablate(student, [Head(layer, head)]))
-        with gate.opened():
+    with student.edited(f"L{layer}H{head} replaced by {teacher.name}'s {given}") as edit:
+        edit.hook(mixer.block.register_forward_pre_hook, enter_layer)
+        edit.hook(mixer.module.register_forward_hook, add_head)
+        with ablate(student, [Head(layer, head)]):
             yield student
 
 
-@contextmanager
-def _only(attention: Mixer, head: int) -> Iterator[None]:
-    """The attention module writes what this one head writes."""
-    keep = torch.zeros(attention.out_proj.in_features, device=attention.out_proj.weight.device)
-    keep[attention.columns(head)] = 1
-    with held() as gate, ExitStack() as hooks:
-        hooks.callback(
-            attention.out_proj.register_forward_pre_hook(
-                lambda m, args: (args[0] * keep.to(args[0].dtype),)
-            ).remove
-        )
-        with gate.opened():
-            yield
+def _only(lm: LM, head: Head) -> nn.Module:
+    """A copy of an attention module in which the other heads write nothing."""
+    (mixer,) = [mixer for mixer in lm.mixers if mixer.layer == head.layer]
+    attention = copy.deepcopy(mixer.module)
+    weight = torch.zeros_like(attention.o_proj.weight)
+    weight[:, mixer.columns(head.head)] = attention.o_proj.weight[:, mixer.columns(head.head)]
+    attention.o_proj.weight = nn.Parameter(weight, requires_grad=False)
+    return attention
 
 
-def _positions(rotary: nn.Module, hidden: torch.Tensor) -> dict[str, torch.Tensor | tuple]:
-    """What a Llama layer needs beside the residual stream [batch, pos, d_model]: rotations and a causal mask."""
-    n = hidden.shape[1]
-    ids = torch.arange(n, device=hidden.device)[None]
-    future = torch.full((n, n), torch.finfo(hidden.dtype).min, dtype=hidden.dtype, device=hidden.device).triu(
-        1
-    )
-    return {"position_embeddings": rotary(hidden, ids), "attention_mask": future[None, None]}
+def _context(
+    attention: nn.Module, rotary: nn.Module, hidden: torch.Tensor, mask: torch.Tensor | None
+) -> dict[str, torch.Tensor | tuple | None]:
+    """What a Llama's attention needs besides its input: rotations, and a mask of the future and of padding.
+
+    Positions count from the row's first token, padding included, as in Hugging Face's Llama: rotary attention
+    depends on distances alone.
+
+    Args:
+        hidden: [batch, pos, d_model].
+        mask: [batch, pos, 1], 0 at padding; None without padding.
+    """
+    positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+    padding = None if mask is None else mask[..., 0]
+    causal = create_causal_mask(attention.config, hidden, padding, past_key_values=None)
+    return {"position_embeddings": rotary(hidden, positions), "attention_mask": causal}
 
 
 def _check_pair(student: LM, teacher: LM, layer: int) -> None:

@@ -1,18 +1,25 @@
-"""A few rows of every data set, made up in its true schema, with the quirks that the real ones have, laid out as on the hub.
+"""A few rows of every data set, made up in its true schema and with the quirks of the real rows.
 
-A repository there is a folder with a card, README.md, whose head says which parquet files make up which split.
+They are written as on the hub: a repository is a folder with a card, README.md, whose head says which parquet
+files make up which split.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
+import pytest
 import yaml
 from datasets import Dataset
+
+LISTED = "\nA. first\nB. second\nC. third\nD. fourth\nof these"  # a question that looks as if it had options
 
 
 def mmlu(subject: str, part: str, n: int) -> list[dict]:
     return [
         {
-            "question": f"{subject} {part} {i}: which?\n ",
+            "question": f"{subject} {part} {i}{LISTED if i == 2 else ''}: which?\n ",
             "subject": subject,
             "answer": (i * 3 + len(part)) % 4,
             "choices": [f"it's {i}", f'a "{part}"', f" number {i + 2}", f"{subject[:5]} {i}."],
@@ -174,7 +181,7 @@ REPOS = {
             "train": SUMS,
             "test": [
                 {
-                    "question": "Ann sold clips to 48 friends in April, half as many in 5 weeks of May, none in 3. Sum?",
+                    "question": "Ann sold clips to 48 friends in April, half that in 5 weeks, none in 3. Sum?",
                     "answer": WORKED,
                 },
                 {"question": "One number only: 7?", "answer": "7*1=7\n#### 7"},
@@ -222,3 +229,13 @@ def write(folder: Path) -> Path:
             card.append({"config_name": config, "data_files": files})
         (folder / repo / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': card})}---\n# {repo}\n")
     return folder
+
+
+@contextmanager
+def downloaded(tmp_path_factory) -> Iterator[Path]:
+    """Inside, `ga.tasks` finds these rows: a folder with all data sets, named by GA_DATASETS."""
+    folder = write(tmp_path_factory.mktemp("hub"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setenv("GA_DATASETS", str(folder))
+        yield folder

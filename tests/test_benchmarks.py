@@ -1,11 +1,10 @@
-"""Tasks on real data: the same texts as lm-evaluation-harness makes of the same rows, character by character."""
+"""Tasks on real data: the texts are those that lm-evaluation-harness makes of the same rows."""
 
 import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import datasets
 import lm_eval
 import pytest
 import sample_rows
@@ -31,12 +30,8 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """All data sets as downloaded, and GA_DATASETS naming the place."""
-    written = sample_rows.write(tmp_path_factory.mktemp("hub"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        patch.setenv("GA_DATASETS", str(written))
-        yield written
+    with sample_rows.downloaded(tmp_path_factory) as folder:
+        yield folder
 
 
 def harness(folder: Path, file: str, shots: int = 0) -> set[tuple]:

@@ -12,6 +12,12 @@ import ga_utils as ga
 PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
 
 
+REPLACE = {
+    "layer": lambda student, teacher: ga.replace_layer(student, teacher, 1),
+    "head": lambda student, teacher: ga.replace_head(student, teacher, 1, 2),
+}
+
+
 @pytest.fixture
 def pair(tokenizer):
     student, teacher = families.build("llamba", tokenizer), families.build("llama", tokenizer)
@@ -30,7 +36,7 @@ def by_hand(student, teacher, layer, block):
 
 
 def llama_layer(teacher, layer, hidden):
-    """Hugging Face's own way to a layer's output: a one-layer Llama without its final norm, fed the residual stream."""
+    """Hugging Face's own layer on a residual stream: a Llama of one layer, without its final norm."""
     one = copy.deepcopy(teacher.model.model)
     one.layers, one.norm = one.layers[layer : layer + 1], torch.nn.Identity()
     one.layers[0].self_attn.layer_idx = 0
@@ -71,14 +77,12 @@ def test_a_replaced_head_is_weight_surgery_on_both(pair, teacher_head):
         torch.testing.assert_close(logits(student, PROMPT), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "replace", [lambda s, t: ga.replace_layer(s, t, 1), lambda s, t: ga.replace_head(s, t, 1, 2)]
-)
+@pytest.mark.parametrize("replace", REPLACE)
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 def test_afterwards_both_are_as_before(pair, replace, error):
     before = [(logits(lm, PROMPT), {k: v.clone() for k, v in lm.model.state_dict().items()}) for lm in pair]
     try:
-        with replace(*pair):
+        with REPLACE[replace](*pair):
             assert not torch.equal(logits(pair[0], PROMPT), before[0][0])
             if error:
                 raise error
@@ -90,11 +94,41 @@ def test_afterwards_both_are_as_before(pair, replace, error):
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
-def test_padding_on_the_right_changes_nothing(pair):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("replace", REPLACE)
+def test_padding_changes_nothing(pair, replace, side, attention):
+    student, teacher = pair
+    teacher.model.set_attn_implementation(attention)
+    prompts = [PROMPT, PROMPT.replace("apple: 17\n", ""), "apple"]
+    padded = student.tokenizer(prompts, return_tensors="pt", padding=True, padding_side=side)
+    assert not padded.attention_mask.all()
+    with REPLACE[replace](student, teacher), torch.no_grad():
+        found = student.model(**padded, use_cache=False).logits
+        for prompt, row, mask in zip(prompts, found, padded.attention_mask.bool()):
+            torch.testing.assert_close(row[mask], logits(student, prompt), atol=1e-5, rtol=1e-5)
+    assert found.isfinite().all()
+
+
+def test_padding_and_batches_change_no_score(pair):
     examples = ga.tasks.kv_retrieval(pair[0], n_pairs=3, n=3) + ga.tasks.mmlu(pair[0], n=3)
     with ga.replace_head(*pair, 1, 2), ga.replace_layer(*pair, 2):
         one, many = (ga.evaluate(pair[0], examples, batch_size=size).logprobs for size in (1, 6))
     assert torch.allclose(torch.tensor(one), torch.tensor(many), atol=1e-4, equal_nan=True)
+
+
+def test_the_model_says_what_is_replaced_and_reset_undoes_it(pair):
+    student, teacher = pair
+    before = logits(student, PROMPT)
+    for replace, words in (
+        (ga.replace_layer(*pair, 1), "layer 1 replaced by llama's"),
+        (ga.replace_head(*pair, 1, 2, 3), "L1H2 replaced by llama's L1H3"),
+    ):
+        replace.__enter__()
+        assert words in [edit.what for edit in student.edits]
+        assert not torch.equal(logits(student, PROMPT), before)
+        ga.reset(student)
+        assert torch.equal(logits(student, PROMPT), before) and not student.edits
 
 
 def test_a_hybrid_has_no_cache_and_says_so(pair):
