@@ -1,4 +1,4 @@
-"""Run the notebooks: `python notebooks/build.py run` (copies and a web site, into build/) or `refresh` (in place)."""
+"""Run the notebooks: `python notebooks/build.py run` puts copies and a web site into build/, `refresh` works in place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def execute(path: Path, report_every: float = 30) -> nbformat.NotebookNode:
         record_timing=False,
         store_widget_state=False,
         resources={"metadata": {"path": path.parent}},
-        on_cell_execute=lambda cell, cell_index: current.update(number=cell_index + 1, began=time.monotonic()),
+        on_cell_execute=lambda cell, cell_index: current.update(
+            number=cell_index + 1, began=time.monotonic()
+        ),
     )
 
     async def report() -> None:
@@ -68,13 +70,25 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def site(target: Path) -> None:
-    """Write the course as web pages to the folder `target`; begin with index.html. site/conf.py has the settings.
+    """Write the course as web pages to the folder `target`, with Sphinx and the settings in site/conf.py.
 
     The pages show the runs in build/, and the committed outputs of a notebook that has not been run.
     """
     shutil.rmtree(target, ignore_errors=True)
     settings = ROOT / "notebooks" / "site"
-    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-c", settings, "-d", target / ".doctrees", ROOT, target]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-E",
+        "-c",
+        settings,
+        "-d",
+        target / ".doctrees",
+        ROOT,
+        target,
+    ]
     subprocess.run(command, check=True)
     shutil.rmtree(target / ".doctrees")
     shutil.copy(target / "README.html", target / "index.html")

@@ -1,4 +1,4 @@
-"""The web site's settings, for Sphinx: `python -m sphinx -c notebooks/site . build/site` in the project's folder.
+"""The web site's settings, for Sphinx. `python -m sphinx -c notebooks/site . build/site` builds the pages.
 
 Pages are made from the notebooks and README files where they lie, so that a link that works on GitHub or in
 JupyterLab works on the site. `make course` runs the notebooks first; the site then shows those runs.
