@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -74,26 +75,27 @@ def site(target: Path) -> None:
 
     The pages show the runs in build/, and the committed outputs of a notebook that has not been run.
     """
-    shutil.rmtree(target, ignore_errors=True)
     settings = ROOT / "notebooks" / "site"
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-q",
-        "-E",
-        "-c",
-        settings,
-        "-d",
-        target / ".doctrees",
-        ROOT,
-        target,
-    ]
-    subprocess.run(command, check=True)
-    shutil.rmtree(target / ".doctrees")
-    shutil.copy(target / "README.html", target / "index.html")
-    # The theme's icons are a font. This script of 1.5 MB, for icons that a site adds, we do not need.
-    (target / "_static" / "scripts" / "fontawesome.js").write_text("")
+    with tempfile.TemporaryDirectory() as scratch:
+        pages = Path(scratch) / "site"
+        command = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-q",
+            "-c",
+            settings,
+            "-d",
+            f"{scratch}/cache",
+            ROOT,
+            pages,
+        ]
+        subprocess.run(command, check=True)
+        shutil.copy(pages / "README.html", pages / "index.html")
+        # The theme's icons are a font. This script of 1.5 MB, for icons that a site adds, we do not need.
+        (pages / "_static" / "scripts" / "fontawesome.js").write_text("")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.move(pages, target)
 
 
 def main() -> None:

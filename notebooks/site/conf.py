@@ -42,8 +42,13 @@ myst_heading_anchors = 3
 html_theme = "sphinx_book_theme"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
-html_show_copyright = False
-html_theme_options = {"home_page_in_toc": True, "navbar_persistent": [], "use_fullscreen_button": False}
+html_show_copyright = html_use_index = False
+html_theme_options = {
+    "home_page_in_toc": True,
+    "navbar_persistent": [],  # the side bar has the search field already
+    "use_fullscreen_button": False,
+    "footer_content_items": [],
+}
 
 
 # Colab opens notebooks from GitHub. The buttons appear once the course has an address there.
