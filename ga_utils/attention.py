@@ -54,7 +54,7 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     if not heads:
         raise ValueError("no heads asked for: the list is empty; leave it out for all heads of the layer")
     check_heads(lm, [Head(layer, head) for head in heads])
-    length = len(lm.tokenizer(prompt).input_ids)
+    length = lm.encode(prompt).shape[1]
     size = 4 * len(heads) * length**2
     if size > LARGEST:
         raise ValueError(
@@ -90,7 +90,7 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
         found.append(scan_of(module, ssm_input(args, kwargs)[0]))
         raise Enough
 
-    with lm.edited(None) as edit:
+    with lm.edited("reading") as edit:
         edit.hook(mixers[0].module.register_forward_pre_hook, before, with_kwargs=True)
         run(lm, lm.encode(prompt))
     return Scan(*(getattr(found[0], field.name).cpu() for field in fields(Scan)))
@@ -166,7 +166,7 @@ def _mean_over_examples(lm: LM, examples: list[Example], score: PatternScore, pr
     if not examples:
         raise ValueError("no examples to score: the list is empty")
     of = [segments(lm, example) for example in examples]
-    lengths = [len(ids) for ids in lm.tokenizer([example.prompt for example in examples]).input_ids]
+    lengths = [len(ids) for ids in lm.tokenize([example.prompt for example in examples])]
     heads: dict[int, list[int]] = {}
     for mixer in lm.mixers:
         heads.setdefault(mixer.layer, []).extend(mixer.heads)

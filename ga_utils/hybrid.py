@@ -12,13 +12,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from transformers import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from ga_utils.heads import Head, ablate, check_heads
 from ga_utils.models.llamba import LayerState, LlambaPreTrainedModel
 from ga_utils.models.lm import LM
-
-NO_CACHE = "borrowed attention keeps no cache: call the hybrid with use_cache=False"
 
 
 class Borrowed(nn.Module):
@@ -39,10 +38,12 @@ class Borrowed(nn.Module):
         state: LayerState | None = None,
     ) -> torch.Tensor:
         """The signature of a Llamba block: hidden_states [batch, pos, d_model], mask [batch, pos, 1]."""
-        return self.block(hidden_states, **_context(self.self_attn, self.rotary, hidden_states, mask))
+        return self.block(hidden_states, **_context(self.self_attn, self.rotary, hidden_states, mask, state))
 
     def empty_state(self, batch: int) -> LayerState:
-        raise ValueError(NO_CACHE)
+        """Attention's keys and values are all that it remembers."""
+        weight = self.self_attn.o_proj.weight
+        return LayerState(weight.new_zeros(batch, 0), weight.new_zeros(batch, 0))
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def replace_layer(student: LM, teacher: LM, layer: int) -> Iterator[LM]:
     """One layer of the student, mixer and MLP, is the teacher's at the same depth.
 
     Inside, heads of that layer are the teacher's attention heads. An ablation that is in force already stays
-    with the layer that was taken out, so ablate inside. Generation needs `use_cache=False`.
+    with the layer that was taken out, so ablate inside.
 
     Raises:
         ValueError: student and teacher are not a Llamba and a Llama of the same width, dtype and device; or
@@ -71,7 +72,6 @@ def replace_head(
     The attention head reads the student's residual stream through the teacher's norm and writes through the
     teacher's columns of `o_proj`. The other heads of the layer, and its MLP, stay the student's. Inside, that
     number still names the student's disabled head: the borrowed one is not among the student's mixers.
-    Generation needs `use_cache=False`.
 
     Args:
         head: the student's; also the teacher's, unless `teacher_head` names another.
@@ -93,9 +93,7 @@ def replace_head(
 
     def add_head(module, args, output):
         _, mask, state = args
-        if state is not None:
-            raise ValueError(NO_CACHE)
-        return output + attention(norm(stream[0]), **_context(attention, rotary, stream[0], mask))[0]
+        return output + attention(norm(stream[0]), **_context(attention, rotary, stream[0], mask, state))[0]
 
     with student.edited(f"L{layer}H{head} replaced by {teacher.name}'s {given}") as edit:
         edit.hook(mixer.block.register_forward_pre_hook, enter_layer)
@@ -115,9 +113,14 @@ def _only(lm: LM, head: Head) -> nn.Module:
 
 
 def _context(
-    attention: nn.Module, rotary: nn.Module, hidden: torch.Tensor, mask: torch.Tensor | None
-) -> dict[str, torch.Tensor | tuple | None]:
-    """What a Llama's attention needs besides its input: rotations, and a mask of the future and of padding.
+    attention: nn.Module,
+    rotary: nn.Module,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    state: LayerState | None,
+) -> dict[str, torch.Tensor | tuple | Cache | None]:
+    """What a Llama's attention needs besides its input: rotations, a mask of the future and of padding, and keys
+    and values from before.
 
     Positions count from the row's first token, padding included, as in Hugging Face's Llama: rotary attention
     depends on distances alone.
@@ -125,11 +128,30 @@ def _context(
     Args:
         hidden: [batch, pos, d_model].
         mask: [batch, pos, 1], 0 at padding; None without padding.
+        state: keeps keys and values, if anything is to be kept.
+
+    Raises:
+        ValueError: padding in a text that goes on: the state does not know where earlier passes had it.
     """
-    positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-    padding = None if mask is None else mask[..., 0]
-    causal = create_causal_mask(attention.config, hidden, padding, past_key_values=None)
-    return {"position_embeddings": rotary(hidden, positions), "attention_mask": causal}
+    if state is not None and mask is not None:
+        raise ValueError("borrowed attention keeps no padding in its cache: call the hybrid with use_cache=False")
+    start, length, cache = 0, hidden.shape[1], None
+    if state is not None:
+        cache = state.borrowed = state.borrowed or DynamicCache()
+        start = cache.get_seq_length(attention.layer_idx)
+    positions = torch.arange(start, start + length, device=hidden.device)[None]
+    if start:  # Hugging Face would look for the length in the cache's first layer, which is another one
+        future = torch.full((length, start + length), torch.finfo(hidden.dtype).min, device=hidden.device)
+        causal = future.triu(start + 1).to(hidden.dtype)[None, None]
+    else:
+        padding = None if mask is None else mask[..., 0]
+        causal = create_causal_mask(attention.config, hidden, padding, past_key_values=None)
+    return {
+        "position_embeddings": rotary(hidden, positions),
+        "attention_mask": causal,
+        "past_key_values": cache,
+        "use_cache": cache is not None,
+    }
 
 
 def _check_pair(student: LM, teacher: LM, layer: int) -> None:

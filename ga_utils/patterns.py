@@ -17,7 +17,8 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from ga_utils.models.lm import LM, Edit, Mixer
+from ga_utils.models.lm import LM
+from ga_utils.models.mixers import Edit, Mixer
 from ga_utils.ssm import scan_of
 
 BLOCK = 1 << 24  # numbers in the matrices that are made at a time
@@ -52,7 +53,7 @@ def read_patterns(lm: LM, prompts: list[str], heads: dict[int, list[int]], use: 
             if not missing:
                 raise Enough
 
-    with lm.edited(None) as edit:
+    with lm.edited("reading") as edit:
         for mixer in lm.mixers:
             wanted = [head for head in mixer.heads if head in heads.get(mixer.layer, [])]
             if wanted and mixer.kind == "attention":
@@ -87,7 +88,7 @@ def ssm_input(args: tuple, kwargs: dict) -> torch.Tensor:
 
 def _padded(lm: LM, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask [batch, pos], padded on the right, where a causal model can't see it."""
-    tokens = [torch.tensor(ids) for ids in lm.tokenizer(prompts).input_ids]
+    tokens = [torch.tensor(ids) for ids in lm.tokenize(prompts)]
     mask = [torch.ones_like(ids) for ids in tokens]
     return tuple(nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in (tokens, mask))
 

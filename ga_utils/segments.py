@@ -54,7 +54,7 @@ def segments(lm: LM, example: Example) -> list[Segment]:
             "tokens stand in the text, so segments can't be found: load the model's fast tokenizer"
         )
     lines = _lines(example)
-    offsets = lm.tokenizer(example.prompt, return_offsets_mapping=True).offset_mapping
+    offsets = lm.offsets(example.prompt)
     stops = [stop for _, stop in offsets]  # of each token: the character after its last one
 
     def first_token_to_reach(stop: int) -> int:

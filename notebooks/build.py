@@ -1,50 +1,61 @@
-"""Run the notebooks: `python notebooks/build.py run` (copies and a web site, into build/) or `refresh` (in place)."""
+"""Run the notebooks: `python notebooks/build.py run` puts copies and a web site into build/, `refresh` works in place."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
-import re
 import shutil
-from html import escape
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbconvert import HTMLExporter
-from tqdm.auto import tqdm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+CELL_SECONDS = 900  # a cell that takes longer stops the run
 WIDGET = "application/vnd.jupyter.widget-view+json"
-DOCUMENTS = {"README.md": "index.html", "notebooks/README.md": "teaching.html", "data/README.md": "data.html"}
-# A phone is narrower than a table, a code cell or a figure: figures shrink, the others scroll by themselves.
-STYLE = """<style>
-main { max-width: 62rem; margin: 0 auto; padding: 0 .5rem }
-.ga-nav { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .8rem; max-width: 62rem; margin: 0 auto;
-          padding: .2rem .6rem; font: 16px/1.4 system-ui, sans-serif }
-.ga-nav a { padding: .5rem .2rem; color: #1456a0 } .ga-nav a[aria-current] { font-weight: bold; color: inherit }
-img, svg, canvas { max-width: 100% !important; height: auto }
-.jp-RenderedHTMLCommon table { display: block; overflow-x: auto; max-width: 100% }
-.jp-OutputArea-output, .highlight pre, .jp-RenderedHTMLCommon pre, .jp-RenderedText pre { overflow-x: auto }
-.jp-Cell-inputWrapper, .jp-InputArea, .jp-OutputArea-child, .jp-RenderedHTMLCommon { min-width: 0 }
-.jp-RenderedHTMLCommon { overflow-wrap: break-word }
-@media (max-width: 50rem) {
-  .jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser { display: none !important }
-  .jp-Cell { padding: 4px 0 !important }
-}
-</style>"""
 
 
-def execute(path: Path) -> nbformat.NotebookNode:
-    """Run one notebook from top to bottom in its own folder; a failing cell raises nbclient's CellExecutionError."""
+def execute(path: Path, report_every: float = 30) -> nbformat.NotebookNode:
+    """Run one notebook from top to bottom in its own folder and return it with its outputs.
+
+    Every `report_every` seconds a line says which cell is running and for how long. A cell that fails raises
+    nbclient's CellExecutionError; one that takes more than CELL_SECONDS raises its CellTimeoutError.
+    """
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
+    began = time.monotonic()
+    current = {"number": 0, "began": began}
+    client = NotebookClient(
         notebook,
-        timeout=600,
+        timeout=CELL_SECONDS,
         record_timing=False,
         store_widget_state=False,
         resources={"metadata": {"path": path.parent}},
-    ).execute()
+        on_cell_execute=lambda cell, cell_index: current.update(
+            number=cell_index + 1, began=time.monotonic()
+        ),
+    )
+
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(report_every)
+            seconds = time.monotonic() - current["began"]
+            where = f"cell {current['number']} of {len(notebook.cells)}"
+            print(f"{path.stem}: {where} has been running for {seconds:.0f} s", flush=True)
+
+    async def run() -> None:
+        reporter = asyncio.create_task(report())
+        try:
+            await client.async_execute()
+        finally:
+            reporter.cancel()
+
+    asyncio.run(run())
+    print(f"{path.stem}: done in {time.monotonic() - began:.0f} s", flush=True)
     return notebook
 
 
@@ -59,87 +70,32 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def title(notebook: nbformat.NotebookNode) -> str:
-    """Its first heading, such as "02 · Finding the Gather heads"; without one, "Notebook"."""
-    heading = re.search(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)
-    return heading[1] if heading else "Notebook"
+def site(target: Path) -> None:
+    """Write the course as web pages to the folder `target`, with Sphinx and the settings in site/conf.py.
 
-
-def page(notebook: nbformat.NotebookNode) -> str:
-    """The notebook as one HTML page that asks nothing of the network; its figures described for who can't see them.
-
-    A notebook's format has no place for that, so a cell keeps its figures' descriptions in its metadata: `alt`, a list.
+    The pages show the runs in build/, and the committed outputs of a notebook that has not been run.
     """
-    # Without these two, a page asks CDNs for scripts that no notebook here uses.
-    exporter = HTMLExporter(require_js_url="", mathjax_url="")
-    html, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title(notebook)}})
-    nothing = 'alt="No description has been provided for this image"'  # nbconvert's words, figure by figure
-    for text in (text for cell in notebook.cells for text in cell.metadata.get("alt", ())):
-        html = html.replace(nothing, f'alt="{escape(text)}"', 1)
-    return html.replace("</head>", STYLE + "</head>", 1)
-
-
-def site(notebooks: dict[Path, nbformat.NotebookNode], build: Path) -> None:
-    """Write a page for each notebook, in their order, and for the README files; the main one is the index.
-
-    Links between them lead from page to page. Other files of the project that they link to are copied.
-    """
-    sources = dict(notebooks)
-    for name in DOCUMENTS:
-        if (ROOT / name).exists():
-            cell = nbformat.v4.new_markdown_cell((ROOT / name).read_text(encoding="utf-8"))
-            sources[ROOT / name] = nbformat.v4.new_notebook(cells=[cell])
-    pages = {
-        path: (DOCUMENTS.get(str(path.relative_to(ROOT)), f"{path.stem}.html"), title(sources[path]))
-        for path in sources
-    }
-    for path, notebook in sources.items():
-        top, bottom = _navigation(path, list(notebooks), pages)
-        html = _relink(page(notebook), path.parent, pages, build)
-        html = re.sub("<body[^>]*>", lambda body, top=top: body[0] + top, html, count=1)
-        head, end = html.rsplit("</body>", 1)
-        (build / pages[path][0]).write_text(f"{head}{bottom}</body>{end}", encoding="utf-8")
-
-
-def _relink(html: str, folder: Path, pages: dict[Path, tuple[str, str]], build: Path) -> str:
-    """Links of a document in `folder`, as they must be in `build`; files that are no page are copied there."""
-
-    def replace(link: re.Match) -> str:
-        target = (folder / link[1]).resolve()
-        if target in pages:
-            return f'href="{pages[target][0]}{link[2]}"'
-        if not target.is_file() or ROOT not in target.parents:
-            return link[0]
-        shutil.copy(target, build / target.name)
-        return f'href="{target.name}"'
-
-    return re.sub(r'href="([^"#:]+)(#[^"]*|)"', replace, html)
-
-
-def _navigation(here: Path, order: list[Path], pages: dict[Path, tuple[str, str]]) -> tuple[str, str]:
-    """The top bar, with all pages, and the bottom bar, with the notebooks before and after `here`."""
-
-    def link(path: Path, text: str) -> str:
-        current = ' aria-current="page"' if path == here else ""
-        return f'<a href="{pages[path][0]}"{current}>{escape(text)}</a>'
-
-    words = {"index.html": "Course", "teaching.html": "Teaching", "data.html": "Data"}
-    documents = [path for path in pages if path not in order]
-    first = [link(path, words[pages[path][0]]) for path in documents]
-    numbers = [link(path, pages[path][1].split(" ")[0]) for path in order]
-    bottom = ["<span></span>", *first[:1], "<span></span>"]
-    if here in order:
-        i = order.index(here)
-        if i:
-            bottom[0] = link(order[i - 1], "← " + pages[order[i - 1]][1])
-        if i + 1 < len(order):
-            bottom[-1] = link(order[i + 1], pages[order[i + 1]][1] + " →")
-    elif order:
-        bottom[-1] = link(order[0], pages[order[0]][1] + " →")
-    nav = '<nav class="ga-nav" aria-label="{}">{}</nav>'
-    return nav.format("Course", " ".join(first[:1] + numbers + first[1:])), nav.format(
-        "Pages", " ".join(bottom)
-    )
+    settings = ROOT / "notebooks" / "site"
+    with tempfile.TemporaryDirectory() as scratch:
+        pages = Path(scratch) / "site"
+        command = [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-q",
+            "-c",
+            settings,
+            "-d",
+            f"{scratch}/cache",
+            ROOT,
+            pages,
+        ]
+        subprocess.run(command, check=True)
+        shutil.copy(pages / "README.html", pages / "index.html")
+        # The theme's icons are a font. This script of 1.5 MB, for icons that a site adds, we do not need.
+        (pages / "_static" / "scripts" / "fontawesome.js").write_text("")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.move(pages, target)
 
 
 def main() -> None:
@@ -149,20 +105,16 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what ships must be enough
     build = ROOT / "build"
-    every = [path.resolve() for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-    chosen = [path.resolve() for path in args.notebooks] or every
-    done = {}
-    for path in (bar := tqdm(chosen, unit="notebook")):
-        bar.set_description(path.stem)
-        done[path] = clean(execute(path))
+    for path in args.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = clean(execute(path.resolve()))
         if args.action == "refresh":
-            nbformat.write(done[path], path)
+            nbformat.write(notebook, path)
         else:
             build.mkdir(exist_ok=True)
-            nbformat.write(done[path], build / path.name)
-    if args.action == "run":  # a site is whole: the notebooks that were not run are shown as they are
-        shown = sorted({*every, *chosen}, key=lambda path: path.name)
-        site({path: done.get(path) or nbformat.read(path, as_version=4) for path in shown}, build)
+            nbformat.write(notebook, build / path.name)
+    if args.action == "run":
+        site(build / "site")
+        print(f"The web site: {build / 'site' / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A learner's browser: notebooks in a real JupyterLab, with *Run All*, their live views used; the web site on a phone.
+"""A learner's browser: the notebooks in a real JupyterLab, *Run All*, their live views; and the web site.
 
-By default two notebooks, 00 and the one with most live views, 02; all six with the environment variable GA_BROWSER=all.
+By default two notebooks are opened, 00 and 02, which has the most live views; GA_BROWSER=all opens them all.
 Screenshots go to build/screens/.
 """
 
@@ -16,14 +16,15 @@ import sys
 import time
 from pathlib import Path
 from urllib.error import URLError
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 from urllib.request import urlopen
 
-import build
 import ipywidgets
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+import build
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,11 +41,8 @@ PLAIN_LAB = {  # all cells are in the page, not only those in sight, and no ques
         "disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}
     },
 }
-NEW_RUN = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => e.textContent.includes('*'))"
-TOO_WIDE = """() => [...document.querySelectorAll('nav *, main *')].filter(e => {
-  for (let a = e.parentElement; a !== document.body; a = a.parentElement)
-    if (['auto', 'scroll'].includes(getComputedStyle(a).overflowX)) return false;
-  return e.getBoundingClientRect().right > document.documentElement.clientWidth + 1; }).map(e => e.outerHTML.slice(0, 80))"""
+NEW_RUN = """() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(
+  prompt => prompt.textContent.includes('*'))"""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +55,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab on a free port over a copy of the notebooks, with settings of its own: its address and its token."""
+    """The address and the token of a JupyterLab with settings of its own, over a copy of the notebooks."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(build.ROOT / "notebooks", folder / "notebooks")
     for name, settings in PLAIN_LAB.items():
@@ -145,10 +143,14 @@ def run_all(page) -> None:
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').first.wait_for()
 
 
-def shoot(view, name: str) -> None:
+def shots() -> Path:
     SCREENS.mkdir(parents=True, exist_ok=True)
+    return SCREENS
+
+
+def shoot(view, name: str) -> None:
     view.scroll_into_view_if_needed()
-    view.screenshot(path=SCREENS / f"{name}.png")
+    view.screenshot(path=shots() / f"{name}.png")
 
 
 def output_of(page, call: str):
@@ -269,7 +271,7 @@ def test_a_notebook_runs_in_jupyterlab_and_its_live_views_answer(name, lab, brow
     )
     for use in [the_guess_can_be_made, *VIEWS.get(name, [])]:
         use(page, name)
-    page.screenshot(path=SCREENS / f"{name}.png")
+    page.screenshot(path=shots() / f"{name}.png")
     assert outside == []
     page.close()
 
@@ -299,18 +301,84 @@ def test_a_view_shown_twice_is_drawn_twice_and_waits_for_its_script(browser, tmp
     page.close()
 
 
-def test_the_site_fits_a_phone_and_asks_nobody(browser, tmp_path):
-    notebooks = {path: nbformat.read(path, 4) for path in sorted((build.ROOT / "notebooks").glob("*.ipynb"))}
-    build.site(notebooks, tmp_path)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    target = tmp_path_factory.mktemp("course") / "site"
+    build.site(target)
+    return target
+
+
+def pages_of(site):
+    return [site / "index.html", site / "search.html", *sorted(site.glob("*/[0-9R]*.html"))]
+
+
+def test_every_page_fits_a_phone_describes_its_figures_asks_nobody_and_is_light(browser, site):
     page, outside = new_page(browser, 390, 844)
-    for path in sorted(tmp_path.glob("*.html")):
+    loaded = []
+    page.on("request", lambda request: loaded.append(request.url))
+    pages = pages_of(site)
+    assert {path.stem for path in pages} >= {*NOTEBOOKS, "index", "README"}
+    for path in pages:
+        loaded.clear()
         page.goto(path.as_uri())
-        assert page.evaluate(TOO_WIDE) == [], path.name
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+        alts = page.locator("article img").evaluate_all("all => all.map(image => image.alt)")
+        assert all(len(alt) > 20 for alt in alts), path.name
+        files = {unquote(urlparse(url).path) for url in loaded if url.startswith("file:")}
+        assert sum(Path(file).stat().st_size for file in files) < 3_000_000, path.name
         if path.name.startswith("02"):
             page.locator("[id^=attention-] canvas, [id^=attention-] svg").first.wait_for()
-    page.goto((tmp_path / "index.html").as_uri())
-    page.get_by_role("link", name="02", exact=True).click()
-    page.get_by_role("navigation", name="Pages").get_by_role("link", name=re.compile("^03 .*→$")).click()
-    assert page.url.endswith("03_ablating_heads_on_mmlu.html")
     assert outside == []
+    page.close()
+
+
+def test_the_side_bar_leads_everywhere_also_on_a_phone(browser, site):
+    for width in (1300, 390):
+        page, _ = new_page(browser, width, 844)
+        page.goto((site / "index.html").as_uri())
+        for name, landed in (("03 ·", "03_ablating_heads_on_mmlu"), ("For the teacher", "notebooks/README")):
+            if width == 390:
+                page.get_by_role("button", name="Toggle primary sidebar").click()
+            page.get_by_role("navigation").get_by_role("link", name=re.compile(f"^{name}")).click()
+            page.wait_for_url(f"**/{landed}.html")
+        page.screenshot(path=shots() / f"site-{width}.png")
+        page.close()
+
+
+def test_the_pages_turn_in_order(browser, site):
+    page, _ = new_page(browser, 1300, 900)
+    page.goto((site / "index.html").as_uri())
+    for name in NOTEBOOKS:
+        page.locator(".prev-next-footer a.right-next").click()
+        page.wait_for_url(f"**/{name}.html")
+    page.close()
+
+
+def test_search_finds_a_word_and_leads_to_it(browser, site):
+    page, outside = new_page(browser, 1300, 900)
+    page.goto((site / "data" / "README.html").as_uri())
+    page.keyboard.press("Control+k")
+    page.keyboard.type("Aggregate")
+    page.keyboard.press("Enter")
+    result = page.locator("#search-results").get_by_role("link", name=re.compile("^02 ·")).first
+    result.wait_for()
+    page.screenshot(path=shots() / "site-search.png")
+    result.click()
+    page.wait_for_url("**/02_finding_ga_heads.html**")
+    assert outside == []
+    page.close()
+
+
+def test_dark_mode_can_be_chosen_and_stays(browser, site):
+    page, _ = new_page(browser, 1300, 900)
+    page.goto((site / "index.html").as_uri())
+    brightness = "() => Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])"
+    assert page.evaluate(brightness) > 200
+    page.get_by_role("button", name="Color mode").click()
+    page.get_by_role("button", name="Dark", exact=True).click()
+    assert page.evaluate(brightness) < 50
+    page.goto((site / "notebooks" / f"{NOTEBOOKS[0]}.html").as_uri())
+    assert page.evaluate(brightness) < 50
+    page.screenshot(path=shots() / "site-dark.png")
     page.close()

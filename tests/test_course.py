@@ -1,108 +1,198 @@
-"""`make course` and `make refresh`: copies and a site go to build/, outputs are clean, a failing cell stops the run."""
+"""`make course` and `make refresh`, and what the README and the teacher's pack say about the course."""
 
 import re
+import shutil
 import sys
 
-import build
 import nbformat
 import pytest
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
+import build
 from ga_utils.checks import ALL
+from images import retrieval
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
+markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+
+
+def write(path, *cells):
+    language = {"name": "python", "pygments_lexer": "ipython3"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=list(cells), metadata={"language_info": language}), path)
+
+
+def make_course(root):
+    """A course of two notebooks: one prints 42, a bar and a warning; one has figures and would fail."""
+    shutil.copytree(build.ROOT / "notebooks" / "site", root / "notebooks" / "site")
+    noisy = "from tqdm.auto import tqdm\nimport sys\nfor _ in tqdm(range(2)): pass\nprint(6 * 7)"
+    write(
+        root / "notebooks" / "00_x.ipynb",
+        markdown("# First\n\n## A part\n\n[next](01_y.ipynb#Self-quiz)"),
+        code(noisy),
+        code("print('noise', file=sys.stderr)"),
+    )
+    figures = [nbformat.v4.new_output("display_data", {"image/png": PIXEL}) for _ in range(2)]
+    write(
+        root / "notebooks" / "01_y.ipynb",
+        markdown("# Second\n\n[map](../README.md), [facts](../data/facts.csv)"),
+        code("1 / 0", outputs=figures, metadata={"alt": ["one", 'two, "quoted"']}),
+        code("3", outputs=figures[:1], metadata={"alt": ["three"], "jupyter": {"outputs_hidden": True}}),
+        markdown("## Self-quiz"),
+    )
+    files = {
+        "README.md": "# Course\n\n[first](notebooks/00_x.ipynb) [licence](LICENSE)",
+        "LICENSE": "free",
+        "pyproject.toml": "[project]\nname = 'x'\n",
+        "data/facts.csv": "a,b",
+        **{f"{folder}/README.md": f"# About {folder}" for folder in ("notebooks", "ga_utils", "data")},
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    return root
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    cells = [
-        nbformat.v4.new_markdown_cell("# Title"),
-        nbformat.v4.new_code_cell(
-            "from tqdm.auto import tqdm\nimport sys\nfor _ in tqdm(range(2)): pass\nprint(6 * 7)"
-        ),
-        nbformat.v4.new_code_cell("print('noise', file=sys.stderr)"),
-    ]
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "00_x.ipynb")
-    (tmp_path / "README.md").write_text("# Course\n\n[first](notebooks/00_x.ipynb#Title) [licence](LICENSE)")
-    (tmp_path / "LICENSE").write_text("free")
+    make_course(tmp_path)
     monkeypatch.setattr(build, "ROOT", tmp_path)
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site of a course whose first notebook was run, and whose second was changed after its run."""
+    root = make_course(tmp_path_factory.mktemp("course"))
+    notebook = nbformat.read(root / "notebooks" / "00_x.ipynb", as_version=4)
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="42, as run")]
+    write(root / "build" / "00_x.ipynb", *notebook.cells)
+    write(root / "build" / "01_y.ipynb", markdown("# Second"), code("print('an old run')"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "ROOT", root)
+        build.site(root / "site")
+    return root / "site"
+
+
 def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["course", *arguments])
+    monkeypatch.setattr(sys, "argv", ["build.py", *map(str, arguments)])
     build.main()
 
 
-def test_run_writes_notebook_and_page_and_leaves_the_source_alone(project, monkeypatch):
+def test_run_writes_a_copy_and_the_site_and_leaves_the_source_alone(project, monkeypatch, capfd):
     source = project / "notebooks" / "00_x.ipynb"
     before = source.read_text()
-    run(monkeypatch, "run")
+    run(monkeypatch, "run", source)  # the other one would fail
     assert source.read_text() == before
-    assert {path.name for path in (project / "build").iterdir()} == {
-        "00_x.ipynb",
-        "00_x.html",
+    assert {path.name for path in (project / "build").iterdir()} == {"00_x.ipynb", "site"}
+    assert "42" in (project / "build" / "00_x.ipynb").read_text()
+    site = project / "build" / "site"
+    assert "42" in (site / "notebooks" / "00_x.html").read_text()
+    assert "Second" in (site / "notebooks" / "01_y.html").read_text()
+    printed = capfd.readouterr()
+    assert "00_x: done in" in printed.out and str(site / "index.html") in printed.out
+    assert "WARNING:" not in printed.err  # such as a link that leads nowhere
+
+
+def test_a_page_shows_the_last_run_of_the_notebook_as_it_is_now(site):
+    assert "42, as run" in (site / "notebooks" / "00_x.html").read_text()
+    assert "an old run" not in (site / "notebooks" / "01_y.html").read_text()
+
+
+def links(page):
+    return re.findall(r'<a\b[^>]*?\bhref="([^"]+)"', page.read_text())
+
+
+def test_links_lead_from_page_to_page_and_to_files(site):
+    pages = [page for page in site.glob("**/*.html") if page.parent.name != "_static"]
+    assert {page.relative_to(site).as_posix() for page in pages} >= {
         "index.html",
-        "LICENSE",
+        *(f"notebooks/{name}.html" for name in ("00_x", "01_y", "README")),
+        *(f"{name}/README.html" for name in ("ga_utils", "data")),
     }
-    page = (project / "build" / "00_x.html").read_text()
-    assert "42" in page and 'src="http' not in page and 'href="http' not in page
+    for page in pages:
+        targets = [link for link in links(page) if not link.startswith("#")]
+        assert targets and all((page.parent / link.split("#")[0]).exists() for link in targets), page.name
+    (quiz,) = [link for link in links(site / "notebooks" / "00_x.html") if link.startswith("01_y.html#")]
+    assert f'id="{quiz.split("#")[1]}"' in (site / "notebooks" / "01_y.html").read_text()
+    (facts,) = [link for link in links(site / "notebooks" / "01_y.html") if link.endswith("facts.csv")]
+    assert (site / "notebooks" / facts).read_text() == "a,b"
 
 
-def links(path):
-    return re.findall(r'<a [^>]*?href="([^"#]+)', path.read_text())
+def test_every_page_has_all_others_in_its_side_bar(site):
+    for name in ("index", "notebooks/00_x", "data/README"):
+        text = (site / f"{name}.html").read_text()
+        nav = text[text.index('id="pst-primary-sidebar"') : text.index('id="main-content"')]
+        titles = ("First", "Second", "For the teacher", "The package, ga_utils", "The tiny models")
+        assert all(title in nav for title in titles), name
 
 
-def test_the_site_leads_from_page_to_page_and_shows_what_was_not_run(project, monkeypatch):
-    second = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_markdown_cell("# Second\n\n[map](../README.md)"),
-            nbformat.v4.new_code_cell("1 / 0"),
-        ]
-    )
-    nbformat.write(second, project / "notebooks" / "01_y.ipynb")
-    run(monkeypatch, "run", str(project / "notebooks" / "00_x.ipynb"))  # the second would fail
-    build = project / "build"
-    assert {path.name for path in build.glob("*.html")} == {"00_x.html", "01_y.html", "index.html"}
-    assert not (build / "01_y.ipynb").exists()
-    assert 'href="00_x.html#Title"' in (build / "index.html").read_text()
-    assert "LICENSE" in links(build / "index.html") and (build / "LICENSE").read_text() == "free"
-    bottom = re.search(r'aria-label="Pages">(.*)</nav>', (build / "01_y.html").read_text())[1]
-    assert "← Title" in bottom and 'href="00_x.html"' in bottom and "→" not in bottom
-    for path in build.glob("*.html"):
-        assert links(path) and all((build / target).exists() for target in links(path)), path.name
-        text = path.read_text()
-        assert re.search(r'<meta content="width=device-width[^>]*name="viewport"', text)
-        assert text.count('aria-current="page"') >= 1 and f'href="{path.name}" aria-current' in text
+def test_pages_describe_their_figures_in_order(site):
+    page = (site / "notebooks" / "01_y.html").read_text()
+    assert re.findall(r'<img alt="([^"]*)"', page) == ["one", "two, &quot;quoted&quot;", "three"]
+
+
+def test_an_output_that_is_collapsed_in_jupyterlab_is_folded(site):
+    page = (site / "notebooks" / "01_y.html").read_text()
+    folded = re.findall(r"<details.*?</details>", page, re.DOTALL)
+    assert ["three" in part for part in folded] == [True] and "two" not in folded[0]
+
+
+def test_notebooks_have_a_launch_button_once_the_course_has_an_address(project, site):
+    address = "urls.Course = 'git+https://github.com/a/b.git'"
+    (project / "pyproject.toml").write_text(f"[project]\nname = 'x'\n{address}\n")
+    build.site(project / "published")
+    target = "https://colab.research.google.com/github/a/b/blob/main/notebooks/00_x.ipynb"
+    assert target in links(project / "published" / "notebooks" / "00_x.html")
+    for page in (site / "notebooks" / "00_x.html", project / "published" / "index.html"):
+        assert "colab" not in page.read_text()
 
 
 def test_refresh_rewrites_outputs_without_bars_noise_or_widget_state(project, monkeypatch):
-    run(monkeypatch, "refresh")
-    notebook = nbformat.read(project / "notebooks" / "00_x.ipynb", as_version=4)
+    source = project / "notebooks" / "00_x.ipynb"
+    run(monkeypatch, "refresh", source)
+    notebook = nbformat.read(source, as_version=4)
     assert [output.text for cell in notebook.cells[1:] for output in cell.outputs] == ["42\n"]
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
     assert "widgets" not in notebook.metadata and not (project / "build").exists()
 
 
 def test_a_failing_cell_stops_the_run_and_writes_nothing(project, monkeypatch):
-    path = project / "notebooks" / "00_x.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[1].source = "1 / 0"
-    nbformat.write(notebook, path)
-    before = path.read_text()
+    source = project / "notebooks" / "01_y.ipynb"
+    before = source.read_text()
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
-        run(monkeypatch, "refresh")
-    assert path.read_text() == before
+        run(monkeypatch, "refresh", source)
+    assert source.read_text() == before
 
 
-def test_a_page_describes_its_figures_in_their_order():
-    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
-    figures = [nbformat.v4.new_output("display_data", {"image/png": pixel}) for _ in range(2)]
-    cells = [
-        nbformat.v4.new_code_cell("a", outputs=figures, metadata={"alt": ["first", 'second, "quoted"']}),
-        nbformat.v4.new_code_cell("b", outputs=figures[:1], metadata={"alt": ["third"]}),
+def test_a_slow_cell_is_reported_while_it_runs_and_stopped_only_after_its_time(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "slow.ipynb", markdown("# Slow"), code("1"), code("import time; time.sleep(1.5)"))
+    build.execute(tmp_path / "slow.ipynb", report_every=0.5)
+    assert re.search(r"^slow: cell 3 of 3 has been running for 1 s$", capsys.readouterr().out, re.MULTILINE)
+    assert build.CELL_SECONDS >= 900
+    monkeypatch.setattr(build, "CELL_SECONDS", 1)
+    with pytest.raises(CellTimeoutError, match="time.sleep"):
+        build.execute(tmp_path / "slow.ipynb")
+
+
+def test_the_readmes_picture_shows_what_the_model_does():
+    """Drawn anew, it says the same, up to two points; and the README says what it shows."""
+    folder = build.ROOT / "notebooks" / "images"
+    words, numbers = zip(
+        *(read_picture(svg) for svg in (retrieval.picture(), (folder / "retrieval.svg").read_text()))
+    )
+    assert words[0] == words[1] and numbers[0] == pytest.approx(numbers[1], abs=2)
+    readme = (build.ROOT / "README.md").read_text().split("```")[0]
+    stated = {float(number) for number in re.findall(r"([\d.]+) %", readme)}
+    assert stated and stated <= set(numbers[1])
+
+
+def read_picture(svg):
+    texts = re.findall(r"<text [^>]*>(.*?)</text>", svg)
+    number = r"\d+(?:\.\d+)?"
+    return [re.sub(number, "#", text) for text in texts], [
+        float(n) for t in texts for n in re.findall(number, t)
     ]
-    page = build.page(nbformat.v4.new_notebook(cells=cells))
-    assert re.findall(r'<img alt="([^"]*)"', page) == ["first", "second, &quot;quoted&quot;", "third"]
 
 
 PACK = (build.ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")

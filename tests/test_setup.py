@@ -46,7 +46,7 @@ def test_constraints_pin_every_direct_dependency_exactly_once():
 
 def test_extras_are_those_the_design_names():
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"lab", "test", "cuda", "eval", "cluster"}
+    assert set(extras) == {"lab", "site", "test", "cuda", "eval", "cluster"}
     assert names(extras["cuda"]) == {"mamba-ssm", "causal-conv1d"}
     assert "mamba-ssm" not in names(PROJECT["dependencies"])
 
@@ -57,12 +57,29 @@ def test_ci_runs_the_readmes_test_command():
     assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
 
-def test_everything_the_readme_links_to_exists():
-    for document in ("README.md", "data/README.md"):
+def test_everything_the_readmes_link_to_exists():
+    for document in ("README.md", "ga_utils/README.md", "notebooks/README.md", "data/README.md"):
         text = (ROOT / document).read_text()
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             if not target.startswith("http"):
                 assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
+
+
+def test_the_manual_maps_every_file_of_the_package_and_none_that_is_gone():
+    package = ROOT / "ga_utils"
+    block = re.search(r"```\nga_utils/\n(.*?)```", (package / "README.md").read_text(), re.DOTALL)[1]
+    wing, mapped = "", set()
+    for indent, name, phrase in re.findall(r"^( +)(\S+) +(\S.*)$", block, re.MULTILINE):
+        if name.endswith("/"):
+            wing = name
+            continue
+        found = {
+            path.relative_to(package).as_posix() for path in package.glob(wing * (len(indent) > 2) + name)
+        }
+        assert found, f"{wing}{name} ({phrase}) is not there"
+        mapped |= found
+    names_only = {"models/__init__.py", "views/__init__.py", "checks/__init__.py", "training/__init__.py"}
+    assert {path.relative_to(package).as_posix() for path in package.rglob("*.py")} - names_only == mapped
 
 
 def imports() -> dict[str, set[str]]:

@@ -8,11 +8,13 @@ of their own; a B and a C serve n_v_heads / n_qk_heads heads of x.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import Cache
 
 try:
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
@@ -25,15 +27,19 @@ class LayerState:
     """What one layer remembers of the tokens so far.
 
     conv: the last inputs of its convolution, [batch, channel, 3]. ssm: the state, [batch, head, d_head,
-        d_state].
+        d_state]. borrowed: keys and values of attention that works in this layer (`ga_utils.hybrid`).
     """
 
     conv: torch.Tensor
     ssm: torch.Tensor
+    borrowed: Cache | None = None
 
     def select(self, rows: torch.Tensor) -> LayerState:
         """The states of these rows of the batch, [row]; a row may be chosen several times."""
-        return LayerState(self.conv.index_select(0, rows), self.ssm.index_select(0, rows))
+        borrowed = copy.deepcopy(self.borrowed)
+        if borrowed is not None:
+            borrowed.reorder_cache(rows)
+        return LayerState(self.conv.index_select(0, rows), self.ssm.index_select(0, rows), borrowed)
 
 
 def ssd(

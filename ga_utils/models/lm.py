@@ -94,6 +94,12 @@ class LM:
         )
         return [found[text][: -behind or None] if text in plain else found[text] for text in texts]
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each token that `encode` gives begins and ends; needs a fast tokenizer."""
+        begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+        found = self.tokenizer(text, add_special_tokens=not begun, return_offsets_mapping=True).offset_mapping
+        return found[: len(self.tokenize([text])[0])]
+
     def encode(self, text: str) -> torch.Tensor:
         """The tokens of a text as `tokenize` gives them: ids [1, pos] on the model's device."""
         return torch.tensor(self.tokenize([text]), device=self.device)

@@ -37,11 +37,11 @@ class Edit:
 
         self._undo.append(register(guarded, **how).remove)
 
-    def swap(self, owner: nn.Module, name: str, value) -> None:
-        """Set an attribute of a module, or an item of a ModuleList where `name` is its index."""
-        had = name in vars(owner) or isinstance(getattr(owner, name, None), nn.Module)
+    def swap(self, owner, name: str, value) -> None:
+        """Set an attribute of a module or a configuration, or an item of a ModuleList, whose name is its number."""
         before = getattr(owner, name)
-        self._undo.append(lambda: setattr(owner, name, before) if had else vars(owner).pop(name, None))
+        hides_method = name not in vars(owner) and callable(getattr(type(owner), name, None))
+        self._undo.append(lambda: vars(owner).pop(name, None) if hides_method else setattr(owner, name, before))
         setattr(owner, name, value)
 
     def undo(self) -> None:

@@ -50,7 +50,7 @@ def attention_view(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None 
             long that the page would become slow.
     """
     numbers = [h for m in lm.mixers if m.layer == layer for h in m.heads] if heads is None else list(heads)
-    ids = lm.tokenizer(prompt).input_ids
+    (ids,) = lm.tokenize([prompt])
     if len(numbers) > MAX_HEADS:
         raise ValueError(
             f"{len(numbers)} heads in one view: choose at most {MAX_HEADS}, such as heads=range({MAX_HEADS})"

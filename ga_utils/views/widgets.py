@@ -187,7 +187,7 @@ def _show(where: widgets.HTML, make: Callable[[], str]) -> None:
 
 def _picture(lm: LM, prompt: str, head: Head) -> str:
     """One head's pattern on a prompt, as an <img> whose alternative text says where the last token looks."""
-    tokens = [lm.tokenizer.decode([i]) for i in lm.tokenizer(prompt).input_ids]
+    tokens = [lm.tokenizer.decode([i]) for i in lm.tokenize([prompt])[0]]
     if not 1 <= len(tokens) <= MAX_TOKENS:
         how = f"shorten the prompt to {MAX_TOKENS}" if tokens else "write something"
         raise ValueError(f"{len(tokens)} tokens cannot be drawn: {how}")
