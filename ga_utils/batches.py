@@ -9,24 +9,18 @@ begin alike share what they begin with: it is run once, and every row continues 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import torch
-from torch import nn
 
 from ga_utils.examples import Example
+from ga_utils.models.budget import fits
 from ga_utils.models.continuation import Span, how_to_continue, run
 from ga_utils.models.lm import LM, UNLIMITED
 
 EXAMPLES_AT_ONCE = 256  # to the tokenizer, which is twice as fast on many texts as on one after the other
-CPU_TOKENS = (
-    1024  # of a forward pass; with more, activations leave the caches (4,096: a third slower on two cores)
-)
-GPU_TOKENS = 1 << 15  # of a forward pass, where memory allows
-LEAST_TOKENS = 256  # of a forward pass: where halving ends
 WORTH_SHARING = 16  # tokens that must be saved before a common beginning is run on its own
 
 
@@ -117,37 +111,6 @@ def _token_rows(lm: LM, index: int, example: Example, pairs: list[tuple[list[int
     ]
 
 
-@contextmanager
-def halving(lm: LM) -> Iterator[None]:
-    """If memory runs out inside, half as many tokens go through the model at a time from then on: try again."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        if tokens_at_once(lm) <= LEAST_TOKENS:
-            raise
-        lm.tokens = max(LEAST_TOKENS, tokens_at_once(lm) // 2)
-        torch.cuda.empty_cache()
-
-
-def tokens_at_once(lm: LM) -> int:
-    """How many tokens go through the model together: what suits the processor and fits into free memory.
-
-    On a GPU an estimate to begin with: what a layer makes of the tokens may take half of what is free.
-    """
-    if lm.tokens is None:
-        lm.tokens = CPU_TOKENS
-        if lm.device.type == "cuda":
-            free = torch.cuda.mem_get_info(lm.device)[0]
-            lm.tokens = max(LEAST_TOKENS, min(GPU_TOKENS, int(free / 2 / bytes_a_token(lm))))
-    return lm.tokens
-
-
-def bytes_a_token(lm: LM) -> int:
-    """Memory that a token needs while it is in the model's widest layer: twice what all projections make of it."""
-    linears = [[m for m in layer.modules() if isinstance(m, nn.Linear)] for layer in lm.layers]
-    return max(sum(2 * m.out_features * m.weight.element_size() for m in layer) for layer in linears)
-
-
 def plan(
     lm: LM, rows: list[Row], limit: int | None = None, share: bool = True
 ) -> tuple[Span | None, list[list[Span]]]:
@@ -158,7 +121,7 @@ def plan(
     ever padded before a text's end: an SSM would carry padding into its state.
 
     Args:
-        limit: so many texts at a time, instead of as many as `tokens_at_once`.
+        limit: so many texts at a time, instead of as many as fit the `budget`.
         share: False runs every text whole.
     """
     how = how_to_continue(lm) if share else None
@@ -206,26 +169,21 @@ def _longest(rows: list[Row]) -> int:
 def _batches(
     lm: LM, examples: list[list[Row]], start: int, length: int, limit: int | None
 ) -> Iterator[list[list[Row]]]:
-    """Examples that are run together: their prompts' tokens, from `start` to `length`, and then their choices'
-    go through the model in one pass each. The logits of a position count as the tokens that need as much memory."""
-    logits = lm.model.config.get_text_config().vocab_size * (lm.model.dtype.itemsize + 8) / bytes_a_token(lm)
+    """Examples that are run together: first their prompts' tokens, from `start` to `length`, then their choices'."""
     batch: list[list[Row]] = []
     n_rows = n_reads = width = 0
     for of in examples:
-        reads = len(
-            {(row.index, position) for row in of for _, positions, _ in row.reads for position in positions}
-        )
-        wider = max(width, _longest(of))
-        tokens = max((len(batch) + 1) * (length - start), (n_rows + len(of)) * (wider - length))
-        full = (
-            tokens + (n_reads + reads) * logits > tokens_at_once(lm)
-            if limit is None
-            else n_rows + len(of) > limit
-        )
-        if batch and full:
+        reads = sum(len({position for _, where, _ in row.reads for position in where}) for row in of)
+        rows, wider = n_rows + len(of), max(width, _longest(of) - length)
+        if limit is not None:
+            more = rows <= limit
+        else:
+            more = fits(lm, len(batch) + 1, length - start, 0) and fits(lm, rows, wider, n_reads + reads)
+        if batch and not more:
             yield batch
-            batch, n_rows, n_reads, wider = [], 0, 0, _longest(of)
-        batch, n_rows, n_reads, width = [*batch, of], n_rows + len(of), n_reads + reads, wider
+            batch, n_rows, n_reads, width = [], 0, 0, 0
+        batch.append(of)
+        n_rows, n_reads, width = n_rows + len(of), n_reads + reads, max(width, _longest(of) - length)
     yield batch
 
 

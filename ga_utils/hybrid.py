@@ -134,7 +134,9 @@ def _context(
         ValueError: padding in a text that goes on: the state does not know where earlier passes had it.
     """
     if state is not None and mask is not None:
-        raise ValueError("borrowed attention keeps no padding in its cache: call the hybrid with use_cache=False")
+        raise ValueError(
+            "borrowed attention keeps no padding in its cache: call the hybrid with use_cache=False"
+        )
     start, length, cache = 0, hidden.shape[1], None
     if state is not None:
         cache = state.borrowed = state.borrowed or DynamicCache()

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ga_utils.batches import halving, plan, read_off, rows_of, run_batch
+from ga_utils.batches import plan, read_off, rows_of, run_batch
 from ga_utils.examples import Example
+from ga_utils.models.budget import halving
 from ga_utils.models.continuation import run
 from ga_utils.models.lm import LM
 

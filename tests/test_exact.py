@@ -1,7 +1,6 @@
 """The fast sweep gives what the plain loop gives: full forward passes, one head at a time, for every family and mode."""
 
 import random
-from types import SimpleNamespace
 
 import families
 import numpy as np
@@ -9,9 +8,10 @@ import pytest
 import torch
 
 import ga_utils as ga
-from ga_utils import batches
-from ga_utils.batches import rows_of, tokens_at_once
-from ga_utils.sweeps.exact import ExactSweep
+from ga_utils.batches import plan, rows_of
+from ga_utils.models import budget as budgets
+from ga_utils.models.budget import budget
+from ga_utils.sweeps.exact import ExactSweep, copies_that_fit
 
 FEW_SHOT = "Dictionary:\napple: 17\nlamp: 4\ndrum: 52\nQuestion: what is the value of lamp?\nAnswer: 4\n"
 
@@ -61,7 +61,7 @@ def test_every_family_and_mode_equals_the_plain_loop(family, mode, tokenizer):
 def test_random_shapes(trial, tokenizer, monkeypatch):
     """Layers, heads, grouped queries, batch sizes, shared beginnings: whatever comes."""
     rng = random.Random(trial)
-    monkeypatch.setattr(batches, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
+    monkeypatch.setattr(budgets, "CPU_TOKENS", rng.choice([32, 100, 333, 2000]))
     n_heads = rng.choice([1, 2, 4, 6])
     groups = rng.choice([k for k in (1, 2, 3, 6) if n_heads % k == 0])
     shape = {
@@ -165,7 +165,7 @@ def test_running_out_of_memory_halves_the_batch_and_is_remembered(recorded, lm, 
         again(())
     failed = limited(monkeypatch, lm, 300)
     assert np.abs(again((ga.Head(1, 1),)) - expected).max() < 1e-4
-    assert failed and lm.tokens <= 512
+    assert failed and budget(lm).tokens <= 512
     failed.clear()
     ga.evaluate(lm, examples)
     assert not failed
@@ -182,14 +182,19 @@ def test_evaluate_halves_too_and_keeps_what_is_done(lm, monkeypatch):
         ga.evaluate(lm, examples)
 
 
-def test_a_gpu_begins_with_what_fits(lm, monkeypatch):
-    """Twice what one layer's projections make of a token: q, k, v, o, gate, up, down, 4 bytes each."""
-    token = 2 * 4 * (96 + 2 * 16 * lm.model.config.num_key_value_heads + 48 + 64 + 64 + 48)
-    for free, tokens in ((2 * 1024 * token, 1024), (2 * 1000 * token, 1000), (1 << 50, 1 << 15), (0, 256)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 50))
-        gpu = SimpleNamespace(device=torch.device("cuda"), layers=lm.layers, tokens=None)
-        assert tokens_at_once(gpu) == tokens
-    assert tokens_at_once(lm) == batches.CPU_TOKENS
+@pytest.mark.parametrize("family", ["llama", "zamba2"])
+def test_batches_take_half_of_what_is_free(family, tokenizer, monkeypatch):
+    """With less memory batches get smaller, down to single prompts; an SSM's scan without kernels counts too."""
+    sizes = {}
+    for free in (1 << 40, 1 << 21, 1 << 18, 1):
+        lm = families.build(family, tokenizer)
+        monkeypatch.setattr(budgets, "free_gb", lambda device, free=free: free / 1e9)
+        rows = rows_of(lm, ga.tasks.mmlu(lm, n=40))
+        _, planned = plan(lm, rows)
+        sizes[free] = max(len(batch[0].ids) for batch in planned)
+        assert sum(len(batch[0].ids) for batch in planned) == 40
+        assert 1 <= copies_that_fit(lm, planned[0], 7) <= 7
+    assert sizes[1 << 40] > sizes[1 << 21] > sizes[1 << 18] >= sizes[1] == 1, sizes
 
 
 def test_an_interrupted_sweep_leaves_the_model_as_it_was(lm, monkeypatch):

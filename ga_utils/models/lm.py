@@ -20,6 +20,7 @@ from ga_utils.models.hub import fetch
 from ga_utils.models.loading import check_sums, data_dir, read_model
 from ga_utils.models.mixers import MIXERS, Edit, Mixer, mixers_of
 
+SMALL = 100e6  # bytes of weights
 UNLIMITED = 1 << 20  # stands in for the context length of a model that has none
 
 
@@ -39,7 +40,7 @@ class LM:
     source: dict | None = None
     edits: list[Edit] = field(default_factory=list, repr=False)
     running: object | None = field(default=None, repr=False)
-    tokens: int | None = field(default=None, repr=False)  # that run at a time, see `batches.tokens_at_once`
+    budget: object | None = field(default=None, repr=False)  # of one forward pass, see `models.budget`
     continues: str | None = field(default="unknown", repr=False)  # see `models.continuation.how_to_continue`
 
     @property
@@ -147,8 +148,9 @@ def load_model(
             pinned revision), or a folder that holds `config.json`, safetensors weights and a tokenizer. A
             folder may be a `Path` or begin with "~".
         device: "auto" takes the NVIDIA GPU if there is one, else the CPU; or a name such as "cuda:1" or "mps".
-        dtype: a torch dtype or its name. "auto" is float32 on a CPU, so that results repeat; on a GPU
-            bfloat16, or float16 where the hardware has no fast bfloat16 (T4) and on Apple's.
+        dtype: a torch dtype or its name. "auto" is float32 on a CPU and for models of less than 100 MB, so that
+            results repeat on every machine; on a GPU bfloat16, or float16 where the hardware has no fast bfloat16
+            (T4) and on Apple's.
         n_layers: only so many first layers; files that hold later layers alone are neither downloaded nor
             opened. "fit": the whole model if it fits into the memory that is free, else as many first layers
             as do. "minimal": the first layers up to the paper's Aggregate head, where the paper has one, else
@@ -160,20 +162,25 @@ def load_model(
             from the files, or a file of a model that ships missing or damaged (its SHA-256 is checked).
     """
     device = choose_device(device)
-    dtype = choose_dtype(dtype, device)
     n_layers = check_n_layers(n_layers)
     # A `Path` is a folder, even if it is called like a model.
     name = abspath(expanduser(name)) if isinstance(name, PathLike) else expanduser(name)
     if name in MODELS:
+        dtype = choose_dtype(dtype, device)
         n_layers = layers_to_load(name, device, dtype, n_layers)
         weights, words = fetch(name, MODELS[name], n_layers)
     else:
         weights = words = _folder(name)
+        dtype = torch.float32 if dtype == "auto" and _is_small(weights) else choose_dtype(dtype, device)
         n_layers = None if n_layers in ("fit", "minimal") else n_layers
     model = read_model(weights, dtype, n_layers, device)
     lm = wrap(model, AutoTokenizer.from_pretrained(words), name=name)
     lm.source = {"name": name if name in (*TINY, *MODELS) else str(weights.resolve()), "n_layers": n_layers}
     return lm
+
+
+def _is_small(folder: Path) -> bool:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) < SMALL
 
 
 def _folder(name: str) -> Path:

@@ -41,7 +41,9 @@ class Edit:
         """Set an attribute of a module or a configuration, or an item of a ModuleList, whose name is its number."""
         before = getattr(owner, name)
         hides_method = name not in vars(owner) and callable(getattr(type(owner), name, None))
-        self._undo.append(lambda: vars(owner).pop(name, None) if hides_method else setattr(owner, name, before))
+        self._undo.append(
+            lambda: vars(owner).pop(name, None) if hides_method else setattr(owner, name, before)
+        )
         setattr(owner, name, value)
 
     def undo(self) -> None:

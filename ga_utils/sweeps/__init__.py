@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ga_utils.batches import Row, rows_of, tokens_at_once
+from ga_utils.batches import Row, rows_of
 from ga_utils.examples import Example
 from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_layers, truncate
+from ga_utils.models.budget import budget
 from ga_utils.models.lm import LM
 from ga_utils.scoring import Score, evaluate
 from ga_utils.sweeps.checkpoint import MEMORY, Checkpoint, Piece, identity
@@ -92,7 +93,7 @@ def sweep_heads(
 def pieces(lm: LM, heads: list[Head], rows: list[Row]) -> list[Piece]:
     """The work in portions that are finished, or lost, as a whole: first the baseline, then heads of one layer each,
     as many as go through the model in one batch."""
-    size = max(1, tokens_at_once(lm) // sum(len(row.ids) for row in rows))
+    size = max(1, budget(lm).tokens // sum(len(row.ids) for row in rows))
     layers: dict[int, list[Head]] = {}
     for head in heads:
         layers.setdefault(head.layer, []).append(head)

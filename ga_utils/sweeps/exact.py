@@ -15,7 +15,7 @@ where an answer is read.
 What texts share is run once, as in `evaluate`: a prompt for all its choices, few-shot examples for all prompts.
 
 Memory: the residual stream at every layer, n_layers * tokens * d_model numbers, in the machine's memory if that
-is more than a quarter of what is free on the GPU; beside it one forward pass over `batches.tokens_at_once`.
+is more than a quarter of what is free on the GPU; beside it one forward pass within `models.budget`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 
-from ga_utils.batches import Row, halving, plan, read_off, span_of, tokens_at_once
+from ga_utils.batches import Row, plan, read_off, span_of
 from ga_utils.examples import Example
 from ga_utils.heads import Head, replacement_tables, rows_of_table
+from ga_utils.models.budget import fits, halving
 from ga_utils.models.continuation import Span, run
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.sweeps.partial_forward import entering, norm_before_last_mixer, reading_only, recording
@@ -104,8 +105,7 @@ class ExactSweep:
         if not piece:
             return self.baseline
         found = np.full((len(piece), *self.shape), np.nan)
-        largest = max(span.ids.numel() for batch in self.batches for span in batch)
-        size = max(1, tokens_at_once(self.lm) // largest)
+        size = copies_that_fit(self.lm, [span for batch in self.batches for span in batch], len(piece))
         for first in range(0, len(piece), size):
             heads = piece[first : first + size]
             cache = self._run(self.shared, heads, None, keep=True)[1] if self.shared else None
@@ -152,3 +152,14 @@ def _shares(planned: tuple[Span | None, list[list[Span]]]) -> bool:
     """Whether a plan runs anything once for several texts."""
     shared, batches = planned
     return shared is not None or any(len(batch) > 1 for batch in batches)
+
+
+def copies_that_fit(lm: LM, spans: list[Span], most: int) -> int:
+    """How many copies of each of these spans may go through the model together: from 1 to `most`."""
+    copies = 1
+    while copies < most and all(
+        fits(lm, (copies + 1) * len(span.ids), span.ids.shape[1], (copies + 1) * span.reads.shape[1])
+        for span in spans
+    ):
+        copies += 1
+    return copies

@@ -1,0 +1,76 @@
+"""How much may go through a model at a time: estimated from its shape and the memory that is free, halved on failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from ga_utils.models.device import GB, free_gb
+from ga_utils.models.kernels import why_no_kernels
+from ga_utils.models.lm import LM
+from ga_utils.models.scan_memory import plain_scan_bytes
+
+CPU_TOKENS = 1024  # of a forward pass; more leave the processor's caches (4,096: a third slower on two cores)
+GPU_TOKENS = 1 << 15  # of a forward pass, where memory allows
+LEAST_TOKENS = 256  # of a forward pass: where halving ends
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may go through the model together: so many tokens, in so many bytes beside the weights.
+
+    token, read: an estimate of the bytes that each token, and each position at which answers are read, needs.
+    plain_scans: whether SSM layers run without kernels, whose memory depends on the batch's shape.
+    """
+
+    tokens: int
+    bytes: int
+    token: int
+    read: int
+    plain_scans: bool
+
+
+def budget(lm: LM) -> Budget:
+    """As many tokens as suit the processor, and half of the memory that is free when this is first asked for.
+
+    A token needs twice what all projections of the widest layer make of it; a read the logits, once more in
+    float32, and as log-probabilities.
+    """
+    if lm.budget is None:
+        each = lm.model.dtype.itemsize
+        linears = [
+            [m.out_features for m in layer.modules() if isinstance(m, nn.Linear)] for layer in lm.layers
+        ]
+        lm.budget = Budget(
+            tokens=CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS,
+            bytes=int(free_gb(lm.device) * GB / 2),
+            token=2 * each * max(map(sum, linears)),
+            read=(each + 8) * lm.model.config.get_text_config().vocab_size,
+            plain_scans=each != 2 or why_no_kernels() is not None,
+        )
+    return lm.budget
+
+
+@contextmanager
+def halving(lm: LM) -> Iterator[None]:
+    """If memory runs out inside, half as much goes through the model at a time from then on: try again."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        before = budget(lm)
+        if before.tokens <= LEAST_TOKENS:
+            raise
+        lm.budget = replace(before, tokens=max(LEAST_TOKENS, before.tokens // 2), bytes=before.bytes // 2)
+        torch.cuda.empty_cache()
+
+
+def fits(lm: LM, n_rows: int, width: int, n_reads: int) -> bool:
+    """Whether so many rows of so many tokens may go through the model together."""
+    allowed, model = budget(lm), lm.model
+    scan = plain_scan_bytes(model.config, n_rows, width, model.dtype) if allowed.plain_scans else 0
+    needed = n_rows * width * allowed.token + n_reads * allowed.read + scan
+    return n_rows * width <= allowed.tokens and needed <= allowed.bytes
