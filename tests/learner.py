@@ -1,4 +1,4 @@
-"""A learner's session in a process of its own: the hub client reads its settings once, when it is imported."""
+"""A learner's session in another process, since the hub client reads its settings when it is imported."""
 
 import builtins
 import multiprocessing
@@ -58,7 +58,9 @@ def _in_colab():
     names = ("google", "google.colab", "google.colab.userdata", "google.colab.errors")
     google, colab, userdata, errors = (types.ModuleType(name) for name in names)
     userdata.get = lambda name: {"HF_TOKEN": "hf_colab"}[name]
-    userdata.NotebookAccessError = userdata.SecretNotFoundError = errors.Error = type("Error", (Exception,), {})
+    userdata.NotebookAccessError = userdata.SecretNotFoundError = errors.Error = type(
+        "Error", (Exception,), {}
+    )
     colab.userdata, colab.errors, google.colab = userdata, errors, colab
     for module in (google, colab, userdata, errors):
         module.__spec__ = ModuleSpec(module.__name__, None)

@@ -85,12 +85,16 @@ def test_other_dtypes_are_refused(dtype):
 @pytest.mark.parametrize("n_layers", ["all", "2", True, False, 2.0, [2], torch.tensor([1, 2])])
 def test_a_number_of_layers_is_a_whole_number_or_a_known_word(n_layers):
     for name in ("tiny-llama", "llama-3.1-8b-instruct"):
-        with pytest.raises(ValueError, match=r'give a number of layers, None for all of them, "fit" or "minimal"'):
+        with pytest.raises(
+            ValueError, match=r'give a number of layers, None for all of them, "fit" or "minimal"'
+        ):
             ga.load_model(name, device="cpu", n_layers=n_layers)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU has")
-@pytest.mark.parametrize("device", ["cuda", "cuda:7", "gpu", "mps", "meta", "cpu:1", "", 0, None, torch.device("cuda")])
+@pytest.mark.parametrize(
+    "device", ["cuda", "cuda:7", "gpu", "mps", "meta", "cpu:1", "", 0, None, torch.device("cuda")]
+)
 def test_devices_that_are_not_here_are_refused(device):
     if torch.backends.mps.is_available() and device == "mps":
         pytest.skip("this machine has one")
@@ -137,7 +141,10 @@ def test_mixers_describe_the_heads(tokenizer):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: ga.load_model("tiny-lama"), "unknown model 'tiny-lama': known are tiny-llama, tiny-llama-minimal"),
+        (
+            lambda: ga.load_model("tiny-lama"),
+            "unknown model 'tiny-lama': known are tiny-llama, tiny-llama-minimal",
+        ),
         (lambda: ga.load_model(Path("/no/such")), "unknown model '/no/such': known are tiny-llama"),
         (lambda: ga.load_model("tiny-llama", n_layers=0), "n_layers=0: tiny-llama has 5 layers"),
         (lambda: ga.load_model("tiny-llama", n_layers=-2), "n_layers=-2: tiny-llama has 5 layers"),

@@ -16,7 +16,12 @@ def config(family: str, heads: int, d_head: int, d_state: int, chunk: int):
     """One layer at moderate width: d_model is half of the scan's, except in Llamba."""
     d_model = heads * d_head // 2
     few = {"num_hidden_layers": 1, "hidden_size": d_model}
-    mamba2 = {"mamba_n_heads": heads, "mamba_d_head": d_head, "mamba_d_state": d_state, "mamba_chunk_size": chunk}
+    mamba2 = {
+        "mamba_n_heads": heads,
+        "mamba_d_head": d_head,
+        "mamba_d_state": d_state,
+        "mamba_chunk_size": chunk,
+    }
     values = {
         "mamba": few | {"state_size": d_state},
         "falcon_mamba": few | {"state_size": d_state},
