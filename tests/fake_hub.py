@@ -1,4 +1,4 @@
-"""A hub on localhost: the part of the Hugging Face hub's protocol that downloads use, with faults on demand."""
+"""A hub on localhost: as much of the Hugging Face hub's protocol as downloads use, with faults on demand."""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""The paper's models as shapes: their configurations, written down from public sources, without any weights."""
+"""The configurations of the paper's models, written down from public sources; no weights."""
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM

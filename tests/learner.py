@@ -1,4 +1,4 @@
-"""A learner's session in a process of its own: the hub client reads its settings once, when it is imported."""
+"""A learner's session in another process, since the hub client reads its settings when it is imported."""
 
 import builtins
 import multiprocessing

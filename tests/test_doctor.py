@@ -1,7 +1,10 @@
 """The doctor says what fits before anything is downloaded; sizes are those of the real architectures."""
 
+import importlib
+import pkgutil
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +13,6 @@ from full_width import SHAPES, on_meta
 from packaging.version import Version
 
 import ga_utils as ga
-from ga_utils import doctor
 from ga_utils.models import catalog
 from ga_utils.models.loading import layer_of
 
@@ -23,7 +25,7 @@ def skip_zamba2_of_5_15(name):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_sizes_in_the_registry_are_those_of_the_architecture(name):
+def test_sizes_in_the_catalog_are_those_of_the_architecture(name):
     skip_zamba2_of_5_15(name)
     entry, model = catalog.MODELS[name], on_meta(name)
     numbers = {False: 0, True: 0}
@@ -45,19 +47,48 @@ def test_heads_of_the_paper_exist_in_their_models():
             assert all(head.head in known[head.layer] for head in heads)
 
 
-def test_a_t4_gets_the_minimal_model(monkeypatch):
-    monkeypatch.setattr(doctor, "default_device", lambda: "cuda")
-    monkeypatch.setattr(doctor, "default_dtype", lambda device: torch.float16)
-    monkeypatch.setattr(doctor, "free_gb", lambda device: 14.6)
-    monkeypatch.setattr(doctor, "_gpu", lambda: "Tesla T4")
-    monkeypatch.setattr(doctor, "why_no_kernels", lambda: "too old")
-    report = ga.doctor()
-    models = report.models.set_index("model")["runs here"]
-    assert models["llama-3.1-8b-instruct"] == "first 25 layers" and models["llama-3.2-1b"] == "whole"
-    assert report.models.set_index("model")["least GPU"]["llama-3.1-8b-instruct"].startswith("T4")
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with another GPU than it has: its name, compute capability, and free GB."""
+
+    def has(name: str, capability: tuple[int, int], free: float):
+        of_card = SimpleNamespace(name=name, total_memory=16e9, major=capability[0], minor=capability[1])
+        answers = {
+            "is_available": True,
+            "get_device_capability": capability,
+            "get_device_properties": of_card,
+            "mem_get_info": (int(free * 1e9), 16_000_000_000),
+        }
+        for question, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, question, lambda device=None, answer=answer: answer)
+        return ga.doctor()
+
+    return has
+
+
+def test_a_t4_gets_the_minimal_model_in_float16(gpu):
+    report = gpu("Tesla T4", (7, 5), 14.6)
+    models = report.models.set_index("model")
+    assert models["runs here"]["llama-3.1-8b-instruct"] == "first 25 layers"
+    assert models["runs here"]["llama-3.2-1b"] == "whole"
+    assert models["least GPU"]["llama-3.1-8b-instruct"].startswith("T4")
+    assert models["GB in float16"]["llama-3.1-8b-instruct"] == 16.1
+    assert report.facts["GPU"] == "Tesla T4, 16.0 GB, no fast bfloat16, so float16"
+    assert "older than Ampere" in report.facts["mamba-ssm kernels"]
     assert any("few prompts" in line for line in report.advice)
-    monkeypatch.setattr(doctor, "free_gb", lambda device: 9.0)
-    assert "too few" in ga.doctor().models.set_index("model")["runs here"]["llama-3.1-8b-instruct"]
+    models = gpu("Tesla T4", (7, 5), 9.0).models.set_index("model")
+    assert models["runs here"]["llama-3.1-8b-instruct"] == "first 12 layers, too few for the paper's heads"
+
+
+def test_without_kernels_the_report_says_what_a_scan_takes(gpu):
+    """Measured on an H200, 16 prompts of 60 tokens through Zamba2-7B: 47 GB, 15 of which are weights."""
+    report = gpu("NVIDIA H200", (9, 0), 139)
+    assert "mamba-ssm not installed: ga.install_kernels()" in report.facts["mamba-ssm kernels"]
+    scans = report.models.set_index("model")["GB of a scan, 16 x 60 tokens"]
+    before_518 = Version(transformers.__version__) < Version("5.18")  # what was measured
+    assert float(scans["zamba2-7b"]) == pytest.approx(47 - 15 if before_518 else 2.6, rel=0.1)
+    assert scans["llama-3.1-8b-instruct"] == "" and float(scans["falcon-mamba-7b-instruct"]) > 1
+    assert any("takes memory beside the weights" in line for line in report.advice)
 
 
 def test_the_token_is_never_shown(monkeypatch):
@@ -68,14 +99,28 @@ def test_the_token_is_never_shown(monkeypatch):
 
 
 def test_in_a_terminal():
-    done = subprocess.run(
-        [sys.executable, "-m", "ga_utils.doctor"], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "ga_utils"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Python" in done.stdout and "llama-3.1-8b-instruct" in done.stdout and not done.stderr
 
 
-def test_without_a_gpu_no_kernels_are_installed(capsys, monkeypatch):
-    monkeypatch.setattr("ga_utils.doctor.subprocess.run", lambda *a, **k: pytest.fail("tried to install"))
-    if not torch.cuda.is_available():
-        ga.install_kernels()
-        assert "no GPU" in capsys.readouterr().out
+FRESH = """
+import importlib, sys, types
+for name in sys.argv[1:]:
+    importlib.import_module(f"ga_utils.{name}")
+    assert not isinstance(getattr(sys.modules["ga_utils"], name), types.ModuleType), name
+"""
+
+
+def test_importing_a_module_leaves_the_public_names_as_they_are():
+    """On first import Python sets `ga.doctor` to the module `ga_utils.doctor`; `ga` must set it again."""
+    public = {name: getattr(ga, name) for name in ga.__all__}
+    modules = [module.name for module in pkgutil.walk_packages(ga.__path__, "ga_utils.")]
+    for module in modules:
+        if not module.endswith("__main__"):  # running it prints the report
+            importlib.import_module(module)
+    assert {name: getattr(ga, name) for name in ga.__all__} == public
+    functions = [name for name, value in public.items() if not isinstance(value, ModuleType)]
+    same_named = [name for name in functions if f"ga_utils.{name}" in modules]
+    assert {"doctor", "segments"} <= set(same_named)
+    subprocess.run([sys.executable, "-c", FRESH, *same_named], check=True)

@@ -1,4 +1,4 @@
-"""Models from the hub: only the needed shards, sources tried in order, and what to do said when none can be read.
+"""Models from the hub: the needed shards alone, sources in order, and advice when none can be read.
 
 `huggingface_hub` downloads, here from a hub on localhost.
 """
@@ -25,7 +25,7 @@ PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, tokenizer):
-    """A folder with a model of four layers in many shards; the logits of its first two; needed and later shards."""
+    """A model of four layers in many shards: folder, logits of its first two, needed and later shards."""
     folder = tmp_path_factory.mktemp("checkpoint")
     lm = families.build("llama", tokenizer, num_hidden_layers=4)
     lm.model.save_pretrained(folder, max_shard_size="40KB")

@@ -1,13 +1,17 @@
-"""Installing mamba-ssm's kernels: both packages or none, and two lines that say what happened. pip really runs,
-in an environment of its own, on packages made up here."""
+"""Installing mamba-ssm's kernels: both packages or none, and two lines that say what happened.
+
+pip really runs, in an environment of its own, on packages made up here.
+"""
 
 import os
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,18 +52,18 @@ def index(environment, tmp_path, monkeypatch):
 
 
 def installed(environment) -> set[str]:
-    """Which of the two packages lie in the environment."""
-    return {name for name in PACKAGES if os.path.isdir(os.path.join(environment[1], name.replace("-", "_")))}
+    """Which of the two packages are installed in the environment."""
+    return {dist.name for dist in distributions(path=[environment[1]])} & PACKAGES
 
 
-def wheel(folder, name: str, stray: str | None = None) -> None:
-    """A package that installs; with `stray`, a path outside the environment, pip refuses it while installing."""
+def wheel(folder, name: str) -> None:
+    """A package that installs without being built."""
     module = name.replace("-", "_")
     files = {
         f"{module}/__init__.py": "",
         f"{module}-9.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 9\n",
         f"{module}-9.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    } | ({stray: ""} if stray else {})
+    }
     record = f"{module}-9.dist-info/RECORD"
     with zipfile.ZipFile(folder / f"{module}-9-py3-none-any.whl", "w") as archive:
         for path, text in files.items():
@@ -122,11 +126,18 @@ def test_a_build_that_fails(index, environment, capsys):
 
 
 def test_if_the_second_fails_the_first_is_taken_back(index, environment, capsys):
-    """Both are ready-made, but the second can't be unpacked, when the first is in place already."""
+    """pip unpacks mamba-ssm first; a file lies where the folder of causal-conv1d should be."""
     wheel(index, "causal-conv1d")
-    wheel(index, "mamba-ssm", stray="../../../../outside.py")
+    wheel(index, "mamba-ssm")
+    obstacle = Path(environment[1]) / "causal_conv1d"
+    obstacle.touch()
+    pip = [environment[0], "-m", "pip"]
+    subprocess.run([*pip, "install", "causal-conv1d", "mamba-ssm"], capture_output=True)
+    assert installed(environment) == {"mamba-ssm"}  # this is what pip alone leaves behind
+    subprocess.run([*pip, "uninstall", "-y", "mamba-ssm"], capture_output=True)
     happened, _ = told(capsys)
-    assert "outside.py" in happened and not installed(environment)
+    obstacle.unlink()
+    assert "pip says: ERROR: Could not install packages" in happened and not installed(environment)
 
 
 def test_one_that_was_there_before_stays(index, environment, capsys, monkeypatch):
@@ -148,12 +159,18 @@ def test_an_environment_without_pip(index, tmp_path, capsys, monkeypatch):
     assert "No module named pip" in happened
 
 
-def test_kernels_that_are_installed_but_broken_are_said_to_be(index, tmp_path, monkeypatch):
+def test_kernels_that_are_installed_but_broken_are_said_to_be(index, tmp_path, capsys, monkeypatch):
     for name in ("causal_conv1d", "mamba_ssm"):
-        (tmp_path / "packages" / name).mkdir(parents=True)
+        for folder in (name, f"{name}-9.dist-info"):
+            (tmp_path / "packages" / folder).mkdir(parents=True)
         (tmp_path / "packages" / name / "__init__.py").write_text("raise ImportError('undefined symbol')")
+        (tmp_path / "packages" / f"{name}-9.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9\n")
     monkeypatch.syspath_prepend(tmp_path / "packages")
     assert why_no_kernels() == "installed, but can't be imported (undefined symbol)"
+    ga.install_kernels()
+    happened, advice = capsys.readouterr().out.splitlines()
+    assert "can't be imported (undefined symbol)" in happened
+    assert "pip install --force-reinstall --no-deps --no-build-isolation causal-conv1d mamba-ssm" in advice
 
 
 @pytest.mark.parametrize("capability, reason", [(None, "no GPU"), ((7, 5), "older than Ampere")])

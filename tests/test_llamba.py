@@ -1,5 +1,5 @@
-"""Llamba: its forms agree with each other and with the recurrence that defines it, it answers to Hugging Face's
-keywords, and its checkpoints keep their names."""
+"""Llamba's forms agree with each other and with the recurrence that defines it; it answers to Hugging Face's
+keywords; its checkpoints keep their names."""
 
 import families
 import pytest
@@ -35,7 +35,7 @@ def test_chunks_are_the_recurrence(length, chunk):
 
 
 def test_long_rows_stay_finite():
-    """Fast decay over 2,000 positions: exp overflows unless it sees only differences, and only those of the past."""
+    """Fast decay over 2,000 positions: exp overflows unless it sees only differences, of the past alone."""
     x, B, C = torch.randn(1, 2000, 1, 4), torch.randn(1, 2000, 1, 4), torch.randn(1, 2000, 1, 4)
     x.requires_grad_()
     y, _ = ssd(x, torch.full((1, 2000, 1), -20.0), B, C, 128)

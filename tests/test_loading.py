@@ -1,4 +1,4 @@
-"""Checkpoints in several files: the first layers alone, without touching the files of the others; nothing missing."""
+"""Checkpoints in several files: all layers or the first ones, no weight missing and none read in vain."""
 
 import json
 
@@ -22,7 +22,10 @@ def saved(lm, folder, shard="5KB"):
 
 @pytest.mark.parametrize("family", families.CONFIGS)
 def test_first_layers_are_the_truncated_models_bit_for_bit(family, tokenizer, tmp_path):
-    """Also where the configuration lists the layers one by one. Files with later layers only are broken: never opened."""
+    """Also where the configuration lists the layers one by one.
+
+    Files that hold later layers only are broken here, so opening one would fail.
+    """
     lm = saved(families.build(family, tokenizer), tmp_path)
     needed = set(json.loads((tmp_path / INDEX).read_text())["weight_map"].items())
     kept = {file for name, file in needed if layer_of(name) < 2}

@@ -1,4 +1,4 @@
-"""The path of the paper's models: their architectures at full width and reduced depth, random weights, saved and loaded."""
+"""The paper's architectures at full width and reduced depth, with random weights, saved and loaded again."""
 
 import os
 import subprocess
@@ -30,12 +30,7 @@ def at_full_width(name: str, tokenizer) -> ga.LM:
     family, values = SHAPES[name]
     config = AutoConfig.for_model(family, **values | FEW[name] | {"vocab_size": len(tokenizer)})
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        model = AutoModelForCausalLM.from_config(config)
-    finally:
-        torch.set_default_dtype(before)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     return ga.wrap(model, tokenizer, name)
 
 
@@ -47,7 +42,7 @@ def test_at_full_width_each_family_loads_ablates_sweeps_maps_and_replaces(name, 
     tokenizer.save_pretrained(tmp_path)
     lm = ga.load_model(str(tmp_path), device="cpu", dtype=torch.bfloat16)
     for path in tmp_path.glob("*.safetensors"):
-        path.unlink()  # disks fill up
+        path.unlink()  # the model is read; pytest would keep gigabytes of files
     examples = ga.tasks.mmlu(lm, n=1)
     whole = ga.evaluate(lm, examples).logprobs
     assert np.array_equal(whole, ga.evaluate(made, examples).logprobs)
@@ -76,7 +71,7 @@ def test_at_full_width_each_family_loads_ablates_sweeps_maps_and_replaces(name, 
     + [("02_finding_ga_heads", "llama"), ("03_ablating_heads_on_mmlu", "llama")],
 )
 def test_notebooks_run_on_a_local_checkpoint_of_each_family(notebook, family, tokenizer, tmp_path):
-    """Only MODEL is changed. Random weights know nothing, so what a cell prints differs; that all cells run is the test."""
+    """Only MODEL is changed. Random weights know nothing, so outputs differ; all cells must run."""
     lm = families.build(
         family, tokenizer, **({} if family in ("llamba", "zamba2") else {"num_hidden_layers": 4})
     )

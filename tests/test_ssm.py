@@ -28,7 +28,7 @@ def run(mixer, hidden):
 
 
 def gated(mixer, y, hidden):
-    """What the module does with the scan's output y [pos, inner] before out_proj: its own gate and its own norm."""
+    """The module's own gate and norm, applied to the scan's output y [pos, inner]: what enters out_proj."""
     module, inner = mixer.module, y.shape[-1]
     if hasattr(module, "z_bias"):
         gate = module.in_proj(hidden)[:, -inner - module.n_v_heads : -module.n_v_heads] + module.z_bias
@@ -63,7 +63,7 @@ def test_the_matrix_times_x_is_the_modules_own_output(family, length, tokenizer)
 
 @pytest.mark.parametrize("name", [name for name in TINY if "llama" not in name])
 def test_and_so_it_is_on_trained_weights(name):
-    """Every layer of every shipped model that has an SSM, on what it really gets when the model reads a prompt."""
+    """Every layer with an SSM in every shipped model, on what reaches it while the model reads a prompt."""
     lm = ga.load_model(name, device="cpu")
     (example,) = ga.tasks.kv_retrieval(lm, n_pairs=24, n=1, seed=9)
     for mixer in ssm_mixers(lm):
@@ -96,8 +96,11 @@ def test_bfloat16_inputs(family, tokenizer):
 
 
 def selective_scan_reference(scan: Scan) -> torch.Tensor:
-    """mamba-ssm's recurrence, one position at a time: [pos, head, d_head]. (`selective_scan_ref`, of Mamba-1, has a
-    state for each channel; in Mamba-2 the channels of a head share A, B, C and dt.)"""
+    """mamba-ssm's recurrence, one position at a time: [pos, head, d_head].
+
+    Its `selective_scan_ref`, for Mamba-1, has a state for each channel. In Mamba-2 the channels of a head
+    share A, B, C and dt.
+    """
     n_heads, d_head = scan.x.shape[1:]
     each = n_heads // scan.B.shape[1]
     B, C = (part.repeat_interleave(each, dim=1) for part in (scan.B, scan.C))
@@ -124,9 +127,7 @@ def test_in_float64_the_matrix_is_the_recurrence(family, length, tokenizer):
 def test_attention_map_reads_the_layer_that_was_asked_for(family, tokenizer):
     """From the whole model, on a prompt: equal to the mixer's matrix on the input that it really got."""
     lm = families.build(family, tokenizer)
-    lm.model.set_attn_implementation(
-        "eager"
-    )  # as maps are read; a fused kernel's rounding, layers before, is another
+    lm.model.set_attn_implementation("eager")  # maps are read in it; other kernels round differently
     (example,) = ga.tasks.mmlu(lm, n=1)
     ids = lm.tokenizer(example.prompt, return_tensors="pt").input_ids
     mixer = ssm_mixers(lm)[-1]

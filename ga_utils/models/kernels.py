@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import distributions
 
 import torch
 
@@ -18,6 +18,7 @@ from ga_utils.models.device import AMPERE, choose_dtype
 from ga_utils.models.discrete_mamba2 import ssd
 
 PACKAGES = ("causal-conv1d", "mamba-ssm")
+BUILD_HERE = "--no-build-isolation"  # of pip; else it builds against another torch than the one installed
 
 
 def why_no_kernels() -> str | None:
@@ -44,7 +45,7 @@ def _unfit_gpu() -> str | None:
 
 
 def _missing_packages() -> list[str]:
-    return [package for package in PACKAGES if not find_spec(package.replace("-", "_"))]
+    return [package for package in PACKAGES if not any(distributions(name=package))]
 
 
 def install_kernels() -> None:
@@ -62,6 +63,10 @@ def install_kernels() -> None:
         print(f"No kernels here: {reason}. Plain PyTorch serves instead; nothing else changes.")
         return
     missing = _missing_packages()
+    if not missing and (reason := why_no_kernels()):
+        print(f"The kernels are {reason}.")
+        print(f"Install them anew: pip install --force-reinstall --no-deps {BUILD_HERE} {' '.join(PACKAGES)}")
+        return
     if not missing:
         print("Checking the kernels; the first call of each compiles for tens of seconds.")
         print(f"The kernels agree with plain PyTorch, largest difference {check_kernels():.1e}.")
@@ -89,8 +94,7 @@ def _install_together(packages: list[str]) -> str | None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     done = None
     try:
-        # Build isolation would build against another torch than the one that is installed.
-        command = [*pip, "install", "--no-build-isolation", *packages]
+        command = [*pip, "install", BUILD_HERE, *packages]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     finally:  # also after Ctrl-C
         if done is None or done.returncode:
