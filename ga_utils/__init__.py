@@ -45,7 +45,7 @@ from ga_utils.views.widgets import attention_beside, head_explorer, sweep_view
 
 
 def glossary() -> Markdown:
-    """The course's words, as a table: the one at the top of `help(ga)`."""
+    """The table of the course's words that `help(ga)` begins with."""
     return Markdown("\n".join(line for line in __doc__.splitlines() if line.startswith("|")))
 
 
