@@ -85,7 +85,7 @@ def has_picture(cell):
 
 @each
 def test_every_figure_is_captioned_and_described(notebook):
-    """The text says what to see before the next figure comes; a description serves readers who cannot see it."""
+    """The text says what to see before the next figure comes; readers who cannot see it get a description."""
     figures = [i for i, cell in enumerate(notebook.cells) if has_picture(cell)]
     for here, following in zip(figures, [*figures[1:], len(notebook.cells)]):
         cell, after = notebook.cells[here], notebook.cells[here + 1 : following]
@@ -125,7 +125,7 @@ def test_notebooks_link_to_their_neighbours_and_to_the_one_glossary():
 
 @each
 def test_no_head_is_named_in_advance(notebook):
-    """Code may name L1H0, an arbitrary head for a demonstration; the decisive ones must come from a search."""
+    """Code may name L1H0, an arbitrary head for a demonstration; those that matter come from a search."""
     for cell in code(notebook):
         assert set(re.findall(r"L\d+H\d+", cell.source)) <= {"L1H0"}
     assert set(re.findall(r"L\d+H\d+", prose(notebook))) <= PAPERS_HEADS
