@@ -1,4 +1,4 @@
-"""`Example`: one question, what may be answered, and what is right."""
+"""`Example`: one question, its possible answers, and which of them is right."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Example:
-    """One item: `prompt` is to be continued by `choices[answer]`; `task` names the kind of item.
+    """One question: a model reads `prompt`, and should find `choices[answer]` the likeliest continuation.
 
-    given: for each choice a text that is read between the prompt and the choice, and not scored. Empty for all tasks but
-    Winogrande, where the two options are read and the rest of the sentence, the same for both, is scored.
+    choices: texts that may follow the prompt, each with the space in front that belongs there.
+    task: names the kind of question.
+    given: for each choice a text that is read between prompt and choice and not scored. Only Winogrande has
+        it: either option is read, and the rest of the sentence, the same after both, is scored.
     """
 
     prompt: str
@@ -33,6 +35,6 @@ class Example:
 
     @property
     def texts(self) -> list[tuple[str, str]]:
-        """For each choice: everything that is read before it, and the choice itself, which is scored."""
+        """For each choice: all text that is read before it, and the choice itself, which is scored."""
         given = self.given or ("",) * len(self.choices)
         return [(self.prompt + before, choice) for before, choice in zip(given, self.choices)]

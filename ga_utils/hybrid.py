@@ -1,7 +1,7 @@
 """Give an SSM some attention back: replace a whole layer, or the work of one head, by the teacher's.
 
 The pair is a Llama and the Llamba that was distilled from it: they are alike layer for layer, and the
-student's layers were trained to give the teacher's hidden states. Nothing is trained here, and no weight changes.
+student's layers were trained to give the teacher's hidden states. Nothing is trained here.
 """
 
 from __future__ import annotations

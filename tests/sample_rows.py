@@ -181,7 +181,7 @@ REPOS = {
             "train": SUMS,
             "test": [
                 {
-                    "question": "Ann sold clips to 48 friends in April, half that in 5 weeks, none in 3. Sum?",
+                    "question": "Ann sold clips to 48 friends in April, half in 5 weeks, none in 3. Sum?",
                     "answer": WORKED,
                 },
                 {"question": "One number only: 7?", "answer": "7*1=7\n#### 7"},

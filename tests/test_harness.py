@@ -1,4 +1,4 @@
-"""`ga.lm_eval` runs the harness itself. It scores with code of its own, so it is also a check of `ga.evaluate`."""
+"""`ga.lm_eval` runs the harness itself, whose own scoring code makes it a check of `ga.evaluate`, too."""
 
 import copy
 import json

@@ -1,7 +1,6 @@
 """Segments against places found by hand in the text, for several kinds of tokenizers and of prompts."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import sample_rows
@@ -59,7 +58,7 @@ TOKENIZERS = {
 def lm(request):
     """All of a model that segments depend on."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=TOKENIZERS[request.param])
-    return SimpleNamespace(tokenizer=tokenizer, name=request.param)
+    return ga.LM(None, tokenizer, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_other_prompts(lm, prompt):
 
 
 def test_the_tiny_world(tokenizer):
-    lm = SimpleNamespace(tokenizer=tokenizer, name="tiny")
+    lm = ga.LM(None, tokenizer, "tiny")
     for example in ga.tasks.mmlu(lm, n=20, seed=2):
         assert_segments(lm, example, re.findall(r"[A-D]\. .*\n", example.prompt))
     for example in ga.tasks.kv_retrieval(lm, n=20, seed=2):
@@ -153,7 +152,7 @@ def test_a_tokenizer_without_newlines_closes_a_line_at_the_token_after_it():
     """Such as T5's: the first token of the next line is the first to know that a line is over."""
     tokenizer = Tokenizer(models.WordLevel({"A.": 0, "B.": 1, "x": 2, "y": 3, "Answer:": 4}, unk_token="x"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    lm = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer), name="words")
+    lm = ga.LM(None, PreTrainedTokenizerFast(tokenizer_object=tokenizer), "words")
     first, second = ga.segments(lm, ga.Example("A. x\nB. y\nAnswer: x", ("A", "B"), 0, "mine"))
     assert (first.start, first.end, second.start, second.end) == (0, 2, 2, 4)
 
@@ -181,4 +180,4 @@ def test_a_slow_tokenizer_is_refused(tmp_path):
     slow = BertTokenizerLegacy(tmp_path / "vocab.txt")
     assert not slow.is_fast
     with pytest.raises(ValueError, match="bert has a slow tokenizer .BertTokenizerLegacy"):
-        ga.segments(SimpleNamespace(tokenizer=slow, name="bert"), PROMPTS["equal options"][0])
+        ga.segments(ga.LM(None, slow, "bert"), PROMPTS["equal options"][0])

@@ -1,9 +1,10 @@
 """The tasks, each a list of `Example`s: `ga.tasks.mmlu(lm, n=200, seed=0)`.
 
-For a model that speaks the tiny world, items come from `tiny`, offline; for any other from public data sets
-through `ga_utils.benchmarks` (extra `eval`; the first use downloads). Seeds here and seeds of training never meet:
-training draws from `train-...` streams, tasks from `task-...` streams. Chances are the same in both worlds where the
-docstring gives one. All raise a ValueError for an `n` that there are not enough questions for.
+A model that speaks the tiny world is asked about that (`tiny`, offline), any other model is asked questions
+of public data sets (`benchmarks`: needs the extra `eval`, and downloads at the first use). Tasks draw from
+other random streams (`task-...`) than training does (`train-...`), whatever the seeds. A chance level that
+is given once holds for both kinds of questions. All tasks raise a ValueError if there are fewer than `n`
+questions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def mmlu(
     """Questions with lettered options, answered by a letter: knowledge *and* retrieval. Chance is 25 %.
 
     Args:
-        shots: solved questions of the same subject shown first, 0 to 5 (the paper uses 5). Real data only.
+        shots: how many solved questions of the same subject come first, 0 to 5 (the paper uses 5). Real data
+            only.
         subjects: MMLU's names, such as "anatomy"; all 57 by default. Real data only.
     """
     if _speaks_tiny(lm):
@@ -46,8 +48,9 @@ def mmlu_content(
 def knowledge(lm: LM, n: int = 200, seed: int = 0, sets: list[str] | None = None) -> list[Example]:
     """Facts to complete, scored by the likelihood of the continuation: knowledge, no retrieval.
 
-    Tiny world: chance is 25 %. Real data: an even mixture of ARC (easy and challenge), PIQA, OpenBookQA, HellaSwag and
-    Winogrande, or of those that `sets` names (`benchmarks.KNOWLEDGE`); chance is 25 %, for PIQA and Winogrande 50 %.
+    Tiny world: chance is 25 %. Real data: an even mixture of ARC (easy and challenge), PIQA, OpenBookQA,
+    HellaSwag and Winogrande, or of those that `sets` names (keys of `benchmarks.KNOWLEDGE`). Chance is 25 %,
+    for PIQA and Winogrande 50 %.
     """
     if _speaks_tiny(lm):
         _only_real(sets=sets)
@@ -56,9 +59,9 @@ def knowledge(lm: LM, n: int = 200, seed: int = 0, sets: list[str] | None = None
 
 
 def kv_retrieval(lm: LM, n_pairs: int = 8, n: int = 200, seed: int = 0) -> list[Example]:
-    """A dictionary of random pairs and one key to look up: retrieval, no knowledge. Chance is 1/n_pairs.
+    """A dictionary of random pairs, and one key to look up: retrieval, no knowledge. Chance is 1/n_pairs.
 
-    Real models get the paper's wording (`tiny.kv_memorize`); it needs no data set.
+    Real models read the paper's wording (`tiny.kv_memorize`). No data set is needed.
     """
     if not 2 <= n_pairs <= len(world.NOUNS):
         raise ValueError(f"n_pairs={n_pairs}: there are keys for 2 to {len(world.NOUNS)} pairs")
@@ -67,12 +70,12 @@ def kv_retrieval(lm: LM, n_pairs: int = 8, n: int = 200, seed: int = 0) -> list[
 
 
 def gsm8k(lm: LM, n: int = 200, seed: int = 0) -> list[Example]:
-    """Short stories that name numbers and ask for what follows from them. Chance is 25 %.
+    """Short stories with numbers, and a question about what follows from them. Chance is 25 %.
 
-    Tiny world: choose the sum. Real data: after five solved questions, choose the worked solution among three copies in
-    one line of which a number of the question is swapped for another one of it: which number stood where has to be
-    looked up (or the arithmetic checked). Scores of GSM8K itself come from generated solutions:
-    `ga.lm_eval(lm, ["gsm8k"])`.
+    Tiny world: choose the sum. Real data: after five solved questions, choose the worked solution. The other
+    three are copies in which, in one line, a number of the question is swapped for another: one has to look
+    up which number stood where, or check the arithmetic. Published GSM8K scores come from generated
+    solutions: `ga.lm_eval(lm, ["gsm8k"])`.
     """
     if _speaks_tiny(lm):
         return _draw("gsm8k", lambda rng: tiny.gsm8k(rng).ask(rng, "gsm8k"), n, seed)
@@ -83,8 +86,9 @@ def bbh(lm: LM, n: int = 200, seed: int = 0, sets: list[str] | None = None) -> l
     """Object tracking and other puzzles.
 
     Tiny world: three people hold three things, two of them swap, who holds what? Chance is 33 %.
-    Real data: an even mixture of BIG-Bench Hard's 24 multiple-choice subsets, or of those that `sets` names, such as
-    "tracking_shuffled_objects_three_objects", each after three solved questions; chance is 5 to 50 % by subset.
+    Real data: an even mixture of BIG-Bench Hard's 24 multiple-choice subsets, or of those that `sets` names,
+    such as "tracking_shuffled_objects_three_objects", each after three solved questions. Chance is 5 to 50 %,
+    by subset.
     """
     if _speaks_tiny(lm):
         _only_real(sets=sets)
@@ -93,9 +97,10 @@ def bbh(lm: LM, n: int = 200, seed: int = 0, sets: list[str] | None = None) -> l
 
 
 def dialogue(lm: LM, n: int = 200, seed: int = 0) -> list[Example]:
-    """Comprehension of a conversation. Tiny world: four speakers, one line each: who said it? Chance is 25 %.
+    """Understanding a conversation.
 
-    Real data: TimeDial: which of the phrases fills the gap in a conversation, given what was said before and after?
+    Tiny world: four speakers with one line each: who said it? Chance is 25 %.
+    Real data: TimeDial: which phrase fills the gap, given what was said before and after?
     """
     if _speaks_tiny(lm):
         return _draw("dialogue", lambda rng: tiny.dialogue(rng).ask(rng, "dialogue"), n, seed)
@@ -108,6 +113,7 @@ def _speaks_tiny(lm: LM) -> bool:
 
 
 def _only_real(**arguments) -> None:
+    """Refuse arguments that only tasks on real data have."""
     for name, value in arguments.items():
         if value:
             raise ValueError(

@@ -1,10 +1,10 @@
-"""Tasks on real data: rows of public data sets become `Example`s, in lm-evaluation-harness's own prompt formats.
+"""Tasks on real data: rows of public data sets become `Example`s, in lm-evaluation-harness's prompt formats.
 
-`ga_utils.tasks` calls these for every model that does not speak the tiny world. A test renders sample rows with the
-harness's templates and compares character by character. `Example.task` is the harness's name of the task.
+`ga_utils.tasks` calls these for every model that does not speak the tiny world. `Example.task` is the
+harness's name of the task, and a test compares our texts with those that the harness makes of the same rows.
 
-What is scored is the log-probability of a choice's text, the harness's `acc`; it reports `acc_norm` besides, which
-divides by the text's length. A row with two equal options can't be asked and is left out.
+A choice is scored by the log-probability of its text, as in the harness's `acc`. Its `acc_norm`, which
+divides by the length of the text, has no counterpart here. A row with two equal options is left out.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from pathlib import Path
 
 from ga_utils.examples import Example
 from ga_utils.tasks import datasets
-from ga_utils.tasks.datasets import INSTALL, Source, read
+from ga_utils.tasks.datasets import INSTALL, PublicData, read
+
+Make = Callable[[int, dict], Example | None]  # gets a row's index and the row; None where it can't be asked
 
 
-def sample(
-    rows, make: Callable[[int, dict], Example | None], n: int, rng: random.Random, what: str
-) -> list[Example]:
-    """The first n of the rows, in random order, that `make(index, row)` turns into an example."""
+def _sample(rows, make: Make, n: int, rng: random.Random, what: str) -> list[Example]:
+    """Go through the rows in random order until n of them have become examples.
+
+    Args:
+        what: names the data set in the error that is raised if there are fewer.
+    """
     found: list[Example] = []
     for index in rng.sample(range(len(rows)), len(rows)):
         if len(found) == n:
@@ -39,7 +43,7 @@ def sample(
 
 
 def _example(context: str, options: Iterable[str], answer: int, task: str) -> Example | None:
-    """The harness puts a space between context and option, and moves all space at the context's end to the option."""
+    """A question as the harness splits it: all space between prompt and choice belongs to the choice."""
     options, prompt = list(options), context.rstrip()
     if len(set(options)) < len(options):
         return None
@@ -47,7 +51,10 @@ def _example(context: str, options: Iterable[str], answer: int, task: str) -> Ex
 
 
 def mmlu(n: int, seed: int, shots: int, subjects: list[str] | None, content: bool) -> list[Example]:
-    """`mmlu_SUBJECT` of the harness, or with `content` its `mmlu_SUBJECT_continuation`: the same questions for a seed."""
+    """`mmlu_SUBJECT` of the harness or, with `content`, its `mmlu_SUBJECT_continuation`.
+
+    A seed picks the same questions in both forms.
+    """
     if not 0 <= shots <= 5:
         raise ValueError(f"shots={shots}: MMLU has 0 to 5 of them, the first questions of its dev split")
     if isinstance(subjects, str):
@@ -63,9 +70,7 @@ def mmlu(n: int, seed: int, shots: int, subjects: list[str] | None, content: boo
     shown = _mmlu_shots(ask, shots)
 
     def make(index: int, row: dict) -> Example | None:
-        if (
-            len(set(row["choices"])) < 4
-        ):  # also for letters, so that a seed names the same questions in both forms
+        if len(set(row["choices"])) < 4:  # left out in both forms, so that a seed picks the same questions
             return None
         kind = "questions" if content else "multiple choice questions"
         about = f"The following are {kind} (with answers) about {row['subject'].replace('_', ' ')}.\n\n"
@@ -73,13 +78,12 @@ def mmlu(n: int, seed: int, shots: int, subjects: list[str] | None, content: boo
         task = f"mmlu_{row['subject']}" + ("_continuation" if content else "")
         return _example(about + shown[row["subject"]] + context, options, row["answer"], task)
 
-    return sample(
-        rows, make, n, random.Random(f"task-mmlu-{seed}"), "MMLU" if subjects is None else "this part of MMLU"
-    )
+    what = "MMLU" if subjects is None else "this part of MMLU"
+    return _sample(rows, make, n, random.Random(f"task-mmlu-{seed}"), what)
 
 
 def _mmlu_shots(ask: Callable[[dict], tuple[str, list[str]]], shots: int) -> dict[str, str]:
-    """For each subject the first solved questions of its dev split, which has five, as text."""
+    """For each subject, as text: the first `shots` of the five solved questions in its dev split."""
     shown, count = defaultdict(str), Counter()
     for row in read(datasets.MMLU._replace(split="dev")) if shots else ():
         count[row["subject"]] += 1
@@ -121,7 +125,7 @@ def _hellaswag(index: int, row: dict) -> Example | None:
 
 
 def _winogrande(index: int, row: dict) -> Example:
-    """Each option is read in the blank's place, and the rest of the sentence is scored, the same text for both."""
+    """Each option is read in place of the blank; the rest of the sentence, the same for both, is scored."""
     before, after = row["sentence"].split("_", 1)
     options = row["option1"], row["option2"]
     given = tuple(option.rstrip() for option in options)
@@ -129,7 +133,7 @@ def _winogrande(index: int, row: dict) -> Example:
     return Example(before, choices, int(row["answer"]) - 1, "winogrande", given)
 
 
-KNOWLEDGE: dict[str, tuple[Source, Callable[[int, dict], Example | None]]] = {
+KNOWLEDGE: dict[str, tuple[PublicData, Make]] = {
     "arc_easy": (datasets.ARC, partial(_arc, "arc_easy")),
     "arc_challenge": (datasets.ARC._replace(config="ARC-Challenge"), partial(_arc, "arc_challenge")),
     "piqa": (datasets.PIQA, _piqa),
@@ -140,24 +144,24 @@ KNOWLEDGE: dict[str, tuple[Source, Callable[[int, dict], Example | None]]] = {
 
 
 def knowledge(n: int, seed: int, sets: list[str] | None) -> list[Example]:
-    """As many questions of each set as of any other (the first ones get one more where n doesn't divide), shuffled."""
-    return _mixture({name: KNOWLEDGE[name] for name in _known(sets, KNOWLEDGE, "sets")}, "knowledge", n, seed)
+    """Equally many questions from each set, shuffled; the first sets give one more if n doesn't divide."""
+    return _mixture({name: KNOWLEDGE[name] for name in _known(sets, KNOWLEDGE)}, "knowledge", n, seed)
 
 
-def _known(asked: list[str] | None, known: Iterable[str], argument: str) -> list[str]:
-    names = list(known) if asked is None else list(asked)
-    wrong = [name for name in names if name not in known] if not isinstance(asked, str) else [asked]
-    if wrong or not names:
-        raise ValueError(f"{argument}={asked!r}: expected a list of names out of {', '.join(known)}")
+def _known(sets: list[str] | None, known: Iterable[str]) -> list[str]:
+    """The names in `sets`, all known ones by default; a ValueError lists these if there is any other."""
+    names = list(known) if sets is None else list(sets)
+    if isinstance(sets, str) or not names or not set(names) <= set(known):
+        raise ValueError(f"sets={sets!r}: expected a list of names out of {', '.join(known)}")
     return names
 
 
-def _mixture(sets: dict[str, tuple[Source, Callable]], stream: str, n: int, seed: int) -> list[Example]:
+def _mixture(sets: dict[str, tuple[PublicData, Make]], stream: str, n: int, seed: int) -> list[Example]:
     rng, found = random.Random(f"task-{stream}-{seed}"), []
-    for i, (name, (source, make)) in enumerate(sets.items()):
+    for i, (name, (data, make)) in enumerate(sets.items()):
         share = n // len(sets) + (i < n % len(sets))
         if share:
-            found += sample(read(source), make, share, rng, name)
+            found += _sample(read(data), make, share, rng, name)
     rng.shuffle(found)
     return found
 
@@ -165,7 +169,7 @@ def _mixture(sets: dict[str, tuple[Source, Callable]], stream: str, n: int, seed
 def bbh(n: int, seed: int, sets: list[str] | None) -> list[Example]:
     """BIG-Bench Hard as in the harness's `leaderboard_bbh_*`: three solved questions, then one to answer.
 
-    Those shown questions, and each subset's choices, are read from the installed harness.
+    The solved questions, and the choices of each subset, are read from the installed harness.
     """
     harness = find_spec("lm_eval")
     if not harness:
@@ -174,12 +178,11 @@ def bbh(n: int, seed: int, sets: list[str] | None) -> list[Example]:
 
     folder = Path(harness.submodule_search_locations[0]) / "tasks" / "leaderboard" / "bbh_mc"
     files = {path.stem: path for path in sorted(folder.glob("[a-z]*.yaml"))}
-    templates = [
-        yaml.safe_load(files[name].read_text(encoding="utf-8")) for name in _known(sets, files, "sets")
-    ]
-    subsets = {
-        t["task"]: (datasets.BBH._replace(config=t["dataset_name"]), partial(_bbh, t)) for t in templates
-    }
+    subsets = {}
+    for name in _known(sets, files):
+        template = yaml.safe_load(files[name].read_text(encoding="utf-8"))
+        data = datasets.BBH._replace(config=template["dataset_name"])
+        subsets[template["task"]] = data, partial(_bbh, template)
     return _mixture(subsets, "bbh", n, seed)
 
 
@@ -187,9 +190,8 @@ def _bbh(template: dict, index: int, row: dict) -> Example | None:
     choices = template["doc_to_choice"]
     if row["target"] not in choices:
         return None
-    shots = "".join(
-        f"Q: {shot['input']}\nA: {shot['target']}\n\n" for shot in template["fewshot_config"]["samples"]
-    )
+    solved = template["fewshot_config"]["samples"]
+    shots = "".join(f"Q: {shot['input']}\nA: {shot['target']}\n\n" for shot in solved)
     context = f"{template['description']}{shots}Q: {row['input']}\nA:"
     return _example(context, choices, choices.index(row["target"]), template["task"])
 
@@ -198,7 +200,10 @@ NUMBER = r"\d+(?:[.,]\d+)*"
 
 
 def gsm8k(n: int, seed: int) -> list[Example]:
-    """Five solved questions, the very ones that the harness shows for this question in a whole run of its `gsm8k`."""
+    """After five solved questions, choose the solution among copies in which a number is swapped.
+
+    The solved questions are those that the harness shows for this question in a whole run of its `gsm8k`.
+    """
     rows, train = read(datasets.GSM8K), read(datasets.GSM8K._replace(split="train"))
     harness, rng = random.Random(1234), random.Random(f"task-gsm8k-{seed}")
     shots = [harness.sample(range(len(train)), 5) for _ in range(len(rows))]
@@ -210,35 +215,30 @@ def gsm8k(n: int, seed: int) -> list[Example]:
         shown = [train[i] for i in shots[index]]
         context = "".join(f"Question: {shot['question']}\nAnswer: {shot['answer']}\n\n" for shot in shown)
         choices = rng.sample([row["answer"], *rng.sample(wrong, 3)], 4)
-        return _example(
-            f"{context}Question: {row['question']}\nAnswer:", choices, choices.index(row["answer"]), "gsm8k"
-        )
+        context += f"Question: {row['question']}\nAnswer:"
+        return _example(context, choices, choices.index(row["answer"]), "gsm8k")
 
-    return sample(rows, make, n, rng, "GSM8K")
+    return _sample(rows, make, n, rng, "GSM8K")
 
 
 def _swapped(question: str, solution: str) -> list[str]:
-    """All copies of a solution in one line of which one number of the question is swapped for another one of it."""
+    """Copies of a solution in which, in one line, one number of the question is swapped for another."""
     numbers = sorted(set(re.findall(NUMBER, question)))
     *lines, result = solution.split("\n")
     copies = []
     for i, line in enumerate(lines):
         for old in numbers:
             for new in numbers:
-                other = re.sub(
-                    NUMBER, lambda found, old=old, new=new: new if found[0] == old else found[0], line
-                )
-                copies.append("\n".join([*lines[:i], other, *lines[i + 1 :], result]))
+                swapped = re.sub(NUMBER, lambda m, old=old, new=new: new if m[0] == old else m[0], line)
+                copies.append("\n".join([*lines[:i], swapped, *lines[i + 1 :], result]))
     return [copy for copy in dict.fromkeys(copies) if copy != solution]
 
 
 def dialogue(n: int, seed: int) -> list[Example]:
-    """TimeDial, `bigbench_timedial_multiple_choice` of the harness: a conversation with a gap, and what fills it."""
+    """TimeDial, the harness's `bigbench_timedial_multiple_choice`: which phrase fills the gap?"""
 
     def make(index: int, row: dict) -> Example | None:
-        options = row["multiple_choice_targets"]
-        return _example(
-            row["inputs"], options, options.index(row["targets"][0]), "bigbench_timedial_multiple_choice"
-        )
+        options, task = row["multiple_choice_targets"], "bigbench_timedial_multiple_choice"
+        return _example(row["inputs"], options, options.index(row["targets"][0]), task)
 
-    return sample(read(datasets.TIMEDIAL), make, n, random.Random(f"task-dialogue-{seed}"), "TimeDial")
+    return _sample(read(datasets.TIMEDIAL), make, n, random.Random(f"task-dialogue-{seed}"), "TimeDial")
