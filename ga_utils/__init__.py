@@ -24,6 +24,12 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 | 95 % interval | Wilson score interval of an accuracy | `Score.ci95` |
 """
 
+import os
+
+# OpenMP's threads spin while they wait for one another, which keeps a busy machine from its work (README of
+# the package). torch reads this once, so it is set before the first import of torch; a value of yours wins.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 from IPython.display import Markdown
 
 from ga_utils import checks, plots, tasks

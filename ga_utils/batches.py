@@ -1,9 +1,10 @@
-"""From examples to batches that run, and from logits to answers: the one batcher, for `evaluate` and for sweeps.
+"""The one batcher, for `evaluate` and for sweeps: from examples to what runs, and from logits to answers.
 
-    examples ──rows_of──► token rows ──plan──► batches of spans ──run_batch──► logits ──read_off──► log-probabilities
+    examples ──rows_of──► token rows ──plan──► batches of spans ──run_batch──► logits ──read_off──► answers
 
-A row is one text, prompt and choice, as tokens; an example whose choices are single tokens is one row. Rows that
-begin alike share what they begin with: it is run once, and every row continues from there (models/continuation.py).
+A row is one text, prompt and choice, as tokens; an example whose choices are single tokens is one row. Rows
+that begin alike share what they begin with: it is run once, and every row continues from there
+(models/continuation.py).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ WORTH_SHARING = 16  # tokens that must be saved before a common beginning is run
 class Row:
     """One text to run, and the log-probabilities to read off it.
 
-    index: the number of the example it belongs to. ids: its tokens, but for the last, which is only predicted.
+    index: the number of the example it belongs to. ids: its tokens, but for the last, which is only
+        predicted.
     reads: (choice, positions, tokens): at each position, the log-probability of that token coming next.
     """
 
@@ -52,8 +54,8 @@ def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
 
 
 def _moved(before: str, choice: str) -> tuple[str, str]:
-    """White space at the end of a prompt is read with the choice, as in lm-evaluation-harness: most tokenizers
-    make one token of a space and the word behind it."""
+    """White space at the end of a prompt is read with the choice, as in lm-evaluation-harness: most
+    tokenizers make one token of a space and the word behind it."""
     end = len(before.rstrip())
     return before[:end], before[end:] + choice
 
@@ -67,9 +69,9 @@ def _token_rows(lm: LM, index: int, example: Example, pairs: list[tuple[list[int
         row      The capital of France is Paris      the last token is predicted, and never read
         reads                           ^^ ^^^^^     at "is" for "Paris", at "Paris" for "."
 
-    Where a token spans the end of the prompt and the beginning of the choice, the prompt's tokens are not those
-    that the whole text begins with. As in lm-evaluation-harness, the prompt is then read as it stands alone, and
-    of the whole text as many tokens are skipped as the prompt has.
+    Where a token spans the end of the prompt and the beginning of the choice, the prompt's tokens are not
+    those that the whole text begins with. As in lm-evaluation-harness, the prompt is then read as it stands
+    alone, and of the whole text as many tokens are skipped as the prompt has.
     """
     found: list[
         tuple[list[int], list[int]]
@@ -77,7 +79,8 @@ def _token_rows(lm: LM, index: int, example: Example, pairs: list[tuple[list[int
     for (before, choice), (prompt, whole) in zip(example.texts, pairs):
         if not prompt:
             raise ValueError(
-                f"example {index} has an empty prompt, and the tokenizer begins texts with no token of its own"
+                f"example {index} has an empty prompt, and the tokenizer begins texts with no token of "
+                "its own"
             )
         added = whole[len(prompt) :]
         merged = (
@@ -85,7 +88,8 @@ def _token_rows(lm: LM, index: int, example: Example, pairs: list[tuple[list[int
         )
         if not added:
             raise ValueError(
-                f"example {index}: choice {choice!r} adds no token to the prompt ending in {before[-20:]!r}{merged}"
+                f"example {index}: choice {choice!r} adds no token to the prompt ending in "
+                f"{before[-20:]!r}{merged}"
             )
         if (prompt, added) in found:
             raise ValueError(f"example {index}: choice {choice!r} has the same tokens as another one{merged}")
@@ -114,11 +118,12 @@ def _token_rows(lm: LM, index: int, example: Example, pairs: list[tuple[list[int
 def plan(
     lm: LM, rows: list[Row], limit: int | None = None, share: bool = True
 ) -> tuple[Span | None, list[list[Span]]]:
-    """What to run in which order: a span that all texts begin with, if that is worth it, and batches of examples.
+    """What to run in which order: a span that all texts begin with, if that is worth it, and batches of
+    examples.
 
-    A batch is a list of spans, each continuing the one before: the examples' prompts, then their choices; or one
-    span of whole texts, where prompts are not shared. The prompts of a batch have the same length, so nothing is
-    ever padded before a text's end: an SSM would carry padding into its state.
+    A batch is a list of spans, each continuing the one before: the examples' prompts, then their choices; or
+    one span of whole texts, where prompts are not shared. The prompts of a batch have the same length, so
+    nothing is ever padded before a text's end: an SSM would carry padding into its state.
 
     Args:
         limit: so many texts at a time, instead of as many as fit the `budget`.
@@ -169,17 +174,17 @@ def _longest(rows: list[Row]) -> int:
 def _batches(
     lm: LM, examples: list[list[Row]], start: int, length: int, limit: int | None
 ) -> Iterator[list[list[Row]]]:
-    """Examples that are run together: first their prompts' tokens, from `start` to `length`, then their choices'."""
+    """Examples that are run together: first their prompts' tokens, from `start` to `length`, then their
+    choices'.
+    """
     batch: list[list[Row]] = []
     n_rows = n_reads = width = 0
     for of in examples:
         reads = sum(len({position for _, where, _ in row.reads for position in where}) for row in of)
         rows, wider = n_rows + len(of), max(width, _longest(of) - length)
-        if limit is not None:
-            more = rows <= limit
-        else:
-            more = fits(lm, len(batch) + 1, length - start, 0) and fits(lm, rows, wider, n_reads + reads)
-        if batch and not more:
+        prompts_fit = limit or fits(lm, len(batch) + 1, length - start, 0)
+        rows_fit = rows <= limit if limit else fits(lm, rows, wider, n_reads + reads)
+        if batch and not (prompts_fit and rows_fit):
             yield batch
             batch, n_rows, n_reads, width = [], 0, 0, 0
         batch.append(of)

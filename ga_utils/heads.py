@@ -1,9 +1,9 @@
 """Naming heads and disabling them: reversible context managers over forward hooks.
 
 Nothing here edits a weight. A head is disabled where it is still separate, at the input z of the output
-projection (see `Mixer` in models/lm.py), so `ablate(mode="zero")` does exactly what zeroing the head's columns
-of that projection would do. On exit, also after an exception, all hooks are gone; `ga.reset(lm)` removes what a
-broken-off cell may have left.
+projection (see `Mixer` in models/lm.py), so `ablate(mode="zero")` does exactly what zeroing the head's
+columns of that projection would do. On exit, also after an exception, all hooks are gone; `ga.reset(lm)`
+removes what a broken-off cell may have left.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def ablate(
     Args:
         mode: "zero": by 0. "mean": by the head's mean over all tokens of the `reference` prompts.
             "resample": at each position, by what the head gave at that position in some `reference` prompt.
-            The prompts are drawn once, with a fixed seed, so results do not depend on how prompts are batched.
-            When you run the model yourself, positions are counted in each forward pass, so `generate` needs
-            `use_cache=False`.
+            The prompts are drawn once, with a fixed seed, so results do not depend on how prompts are
+            batched. When you run the model yourself, positions are counted in each forward pass, so
+            `generate` needs `use_cache=False`.
         reference: examples whose prompts supply the values for "mean" and "resample".
 
     Raises:
@@ -109,7 +109,8 @@ def keep_only(
 ) -> Iterator[LM]:
     """In each layer that `heads` names, disable every other head; layers not named stay whole.
 
-    `keep_only(lm, ["L16H22", "L17H24"])` is the paper's strictest test: do the two heads carry their layers alone?
+    `keep_only(lm, ["L16H22", "L17H24"])` is the paper's strictest test: do the two heads carry their layers
+    alone?
     """
     kept = check_heads(lm, heads)
     if not kept:
@@ -154,17 +155,18 @@ def truncate(lm: LM, n_layers: int) -> Iterator[LM]:
 def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM]:
     """All mixers of one kind give nothing to the last position; everywhere else they work as ever.
 
-    The last row of the attention matrix is what aggregates: with it masked, earlier positions may still gather,
-    but the answer's position can no longer fetch anything through these mixers (the paper's test on Zamba2-7B).
-    When you run the model yourself, a text ends where its attention mask ends.
+    The last row of the attention matrix is what aggregates: with it masked, earlier positions may still
+    gather, but the answer's position can no longer fetch anything through these mixers (the paper's test on
+    Zamba2-7B). When you run the model yourself, a text ends where its attention mask ends.
 
     Args:
         kind: "attention", or "mamba1" / "mamba2" for the contrast.
-        rows: how many positions from the end are masked. A choice of k tokens is predicted at k positions: rows=k
-            is the strict test there, rows=1 masks only the last of them.
+        rows: how many positions from the end are masked. A choice of k tokens is predicted at k positions:
+            rows=k is the strict test there, rows=1 masks only the last of them.
 
     Raises:
-        ValueError: the model has no mixer of that kind (the message says which it has), or `rows` is not positive.
+        ValueError: the model has no mixer of that kind (the message says which it has), or `rows` is not
+            positive.
     """
     mixers = [mixer for mixer in lm.mixers if mixer.kind == kind]
     if not mixers:
@@ -205,15 +207,17 @@ def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor):
 
 
 def rows_of_table(table: torch.Tensor, start: int, length: int) -> torch.Tensor:
-    """Rows of a replacement table for `length` positions from `start` on. Past the longest reference prompt the
-    table begins again, so that a prompt of any length can be ablated."""
+    """Rows of a replacement table for `length` positions from `start` on. Past the longest reference prompt
+    the table begins again, so that a prompt of any length can be ablated."""
     return table[torch.arange(start, start + length, device=table.device) % len(table)]
 
 
 def replacement_tables(
     lm: LM, mixers: list[Mixer], mode: str, reference: list[Example] | None
 ) -> list[torch.Tensor]:
-    """For each mixer what replaces z in a mode of `ablate`: [period, n_heads * d_head], row t for position t."""
+    """For each mixer what replaces z in a mode of `ablate`: [period, n_heads * d_head], row t for position
+    t.
+    """
     weight = [mixer.out_proj.weight for mixer in mixers]
     if mode == "zero":
         return [w.new_zeros(1, w.shape[1]) for w in weight]

@@ -119,8 +119,8 @@ def _context(
     mask: torch.Tensor | None,
     state: LayerState | None,
 ) -> dict[str, torch.Tensor | tuple | Cache | None]:
-    """What a Llama's attention needs besides its input: rotations, a mask of the future and of padding, and keys
-    and values from before.
+    """What a Llama's attention needs besides its input: rotations, a mask of the future and of padding, and
+    keys and values from before.
 
     Positions count from the row's first token, padding included, as in Hugging Face's Llama: rotary attention
     depends on distances alone.

@@ -32,7 +32,9 @@ class Score:
 
     @classmethod
     def of(cls, logprobs: np.ndarray, examples: list[Example]) -> Score:
-        """The score that these log-probabilities give; raises a ValueError that names an example with a NaN."""
+        """The score that these log-probabilities give; raises a ValueError that names an example with a
+        NaN.
+        """
         for index, (found, example) in enumerate(zip(logprobs, examples)):
             if np.isnan(found[: len(example.choices)]).any():
                 raise ValueError(
@@ -87,13 +89,14 @@ def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto"
     """Score each choice by the log-probability of its text after the prompt; the highest one is the answer.
 
     Works under `ablate` and the other context managers. What texts share is run once: a prompt for all of its
-    choices, and what all prompts begin with (solved questions) for all of them. In float32 the result depends on
-    neither that nor `batch_size` by more than rounding, 1e-5; in 16 bits log-probabilities of the same text may
-    differ by some tenths of a nat between batches of different shapes.
+    choices, and what all prompts begin with (solved questions) for all of them. In float32 the result
+    depends on neither that nor `batch_size` by more than rounding, 1e-5; in 16 bits log-probabilities of the
+    same text may differ by some tenths of a nat between batches of different shapes.
 
     Args:
-        batch_size: "auto": as many texts at a time as suit the processor and fit into the GPU's free memory; half
-            as many whenever memory runs out. A number: so many texts, but never a part of an example's choices.
+        batch_size: "auto": as many texts at a time as suit the processor and fit into the GPU's free memory;
+            half as many whenever memory runs out. A number: so many texts, but never a part of an example's
+            choices.
 
     Raises:
         ValueError: no examples; a choice that adds no token to its prompt; a prompt longer than the

@@ -1,4 +1,6 @@
-"""Run the notebooks: `python notebooks/build.py run` puts copies and a web site into build/, `refresh` works in place."""
+"""Run the notebooks: `python notebooks/build.py run` puts copies and a web site into build/, `refresh` works
+in place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A small model with random weights of every family that the course supports, built from its own configuration."""
+"""A small model with random weights of every family that the course supports, built from its own
+configuration.
+"""
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -33,7 +35,8 @@ CONFIGS = {
         "n_groups": 2,
         "chunk_size": 16,
     },
-    # Two shared blocks, three depths. transformers 5.15 numbers the blocks by layer, later ones by depth: here both agree.
+    # Two shared blocks, three depths. transformers 5.15 numbers the blocks by layer, later ones by depth:
+    # here both agree.
     "zamba2": ATTENTION
     | {
         "num_hidden_layers": 5,
@@ -94,7 +97,9 @@ SSMS = [family for family in CONFIGS if family != "llama"]
 
 
 def build(family: str, tokenizer, dtype=torch.float32, **changes) -> ga.LM:
-    """Weights large enough that heads differ; decays, skips and biases random too, so that no term can hide."""
+    """Weights large enough that heads differ; decays, skips and biases random too, so that no term can
+    hide.
+    """
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         family,

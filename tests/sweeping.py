@@ -6,7 +6,9 @@ import ga_utils as ga
 
 
 def committed(path) -> int:
-    """The number of finished heads in a checkpoint, as another program sees it; 0 before the file is there."""
+    """The number of finished heads in a checkpoint, as another program sees it; 0 before the file is
+    there.
+    """
     if not path.exists():
         return 0
     with sqlite3.connect(path, timeout=30) as db:

@@ -18,7 +18,8 @@ from ga_utils.sweeps import checkpoint
 from ga_utils.sweeps.checkpoint import Checkpoint
 
 PIECES = 19  # the baseline and 3 layers of 6 heads
-# A server that has imported everything forks the processes that will be killed: no import to wait for each time.
+# A server that has imported everything forks the processes that will be killed: no import to wait for each
+# time.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["ga_utils", "conftest"])
 

@@ -1,4 +1,6 @@
-"""What a checkpoint refuses: numbers made with something else, places that can't be written, damaged and foreign files."""
+"""What a checkpoint refuses: numbers made with something else, places that can't be written, damaged and
+foreign files.
+"""
 
 import random
 import sqlite3

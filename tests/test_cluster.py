@@ -1,4 +1,6 @@
-"""A sweep spread over a local Ray cluster of two workers: the same bits as here, also when a worker is killed."""
+"""A sweep spread over a local Ray cluster of two workers: the same bits as here, also when a worker is
+killed.
+"""
 
 import os
 import signal
@@ -32,14 +34,18 @@ def two_workers():
 
 
 def close(a: ga.HeadSweep, b: ga.HeadSweep) -> bool:
-    """A worker has one thread where the caller may have more, and sums in another order: the last digits may differ."""
+    """A worker has one thread where the caller may have more, and sums in another order: the last digits may
+    differ.
+    """
     return np.array_equal(a.accuracy, b.accuracy, equal_nan=True) and np.allclose(
         a.logprob, b.logprob, rtol=0, atol=1e-5, equal_nan=True
     )
 
 
 def logged(lm, folder: Path, **options):
-    """`sweeps.ExactSweep`, leaving a file for each model that is loaded and one for each piece, named by the process."""
+    """`sweeps.ExactSweep`, leaving a file for each model that is loaded and one for each piece, named by the
+    process.
+    """
     (folder / f"load-{os.getpid()}-{uuid.uuid4().hex}").touch()
     run = sweeps.ExactSweep(lm, **options)
 

@@ -35,7 +35,8 @@ def test_everything_but_the_mixers_is_the_teachers(pair):
 
 
 def test_a_mixer_starts_with_an_open_gate_and_the_teachers_values(pair):
-    """With the state cut off (C = 0) and the skip at 1, the untrained mixer writes o_proj(v), head by head."""
+    """With the state cut off (C = 0) and the skip at 1, the untrained mixer writes o_proj(v), head by
+    head."""
     teacher, student = pair
     mixer, attention = student.backbone.layers[1].mixer, teacher.model.layers[1].self_attn
     inner, width = mixer.d_inner, mixer.n_qk_heads * mixer.d_state
@@ -58,7 +59,7 @@ def test_aligning_lowers_the_error_trains_the_student_alone_and_leaves_no_hook(p
     data = batch(Writer(tokenizer).rows(random.Random(1), STAGE))
     alignment = Alignment(teacher, student)
     error = alignment(student, data)[0].item()
-    run = loop.Run(student, loop.optimizers(student, 3e-3), tmp_path)
+    run = loop.TrainingState(student, loop.optimizers(student, 3e-3), tmp_path)
     loop.train(run, [STAGE], 3e-3, "align-test", Writer(tokenizer), alignment)
     assert alignment(student, data)[0].item() < 0.8 * error
     alignment.remove()

@@ -1,4 +1,6 @@
-"""The fast sweep gives what the plain loop gives: full forward passes, one head at a time, for every family and mode."""
+"""The fast sweep gives what the plain loop gives: full forward passes, one head at a time, for every family
+and mode.
+"""
 
 import random
 
@@ -22,7 +24,9 @@ def plain(lm, examples, head, mode="zero", reference=None):
 
 
 def examples_of(lm, rng):
-    """Letters and dictionaries (one token a choice) and facts (some tokens a choice), of different lengths."""
+    """Letters and dictionaries (one token a choice) and facts (some tokens a choice), of different
+    lengths.
+    """
     n = rng.randint(1, 3)
     return [
         *ga.tasks.mmlu(lm, n=n, seed=rng.random()),
@@ -143,7 +147,9 @@ def test_eager_attention(tokenizer):
 
 
 def limited(monkeypatch, lm, tokens):
-    """From now on the model's memory is out at more than so many tokens at a time. Returns the sizes that failed."""
+    """From now on the model's memory is out at more than so many tokens at a time. Returns the sizes that
+    failed.
+    """
     failed, forward = [], type(lm.model).forward
 
     def small(self, *args, **kwargs):
@@ -184,7 +190,9 @@ def test_evaluate_halves_too_and_keeps_what_is_done(lm, monkeypatch):
 
 @pytest.mark.parametrize("family", ["llama", "zamba2"])
 def test_batches_take_half_of_what_is_free(family, tokenizer, monkeypatch):
-    """With less memory batches get smaller, down to single prompts; an SSM's scan without kernels counts too."""
+    """With less memory batches get smaller, down to single prompts; an SSM's scan without kernels counts
+    too.
+    """
     sizes = {}
     for free in (1 << 40, 1 << 21, 1 << 18, 1):
         lm = families.build(family, tokenizer)

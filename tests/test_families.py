@@ -23,7 +23,9 @@ KINDS = {
 
 
 def alone(lm, layer):
-    """A copy of the model in which no parameter of `layer` is tied to another layer's (Zamba2 ties its attention)."""
+    """A copy of the model in which no parameter of `layer` is tied to another layer's (Zamba2 ties its
+    attention).
+    """
     other = ga.wrap(copy.deepcopy(lm.model), lm.tokenizer)
     for mixer in other.mixers:
         if mixer.layer == layer:

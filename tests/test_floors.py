@@ -1,4 +1,6 @@
-"""The shipped models against the floors that the course promises, on seeds that training never used, n = 1,000."""
+"""The shipped models against the floors that the course promises, on seeds that training never used, n =
+1,000.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""The shipped SSMs and the hybrid against what the course promises of them, on seeds that training never used."""
+"""The shipped SSMs and the hybrid against what the course promises of them, on seeds that training never
+used.
+"""
 
 from functools import cache
 
@@ -52,7 +54,9 @@ def test_the_gap_shrinks_with_the_state(models):
 
 @pytest.mark.parametrize("name", ["tiny-llamba", "tiny-mamba2"])
 def test_the_ssms_aggregate_rows_are_smoother(models, tiny, name):
-    """Each model's best aggregator, found on other prompts; difference of means with its 95 % interval above 0."""
+    """Each model's best aggregator, found on other prompts; difference of means with its 95 % interval above
+    0.
+    """
     sharp = {}
     for lm in (tiny, models[name]):
         scores = ga.aggregate_score(lm, ga.tasks.mmlu(lm, n=50, seed=6), progress=False)
@@ -66,7 +70,9 @@ def test_the_ssms_aggregate_rows_are_smoother(models, tiny, name):
 
 
 def check_masked(lm):
-    """Without attention's last row: knowledge within 3 points, KV retrieval at 16 pairs down to a fifth or less."""
+    """Without attention's last row: knowledge within 3 points, KV retrieval at 16 pairs down to a fifth or
+    less.
+    """
     facts = ga.tasks.knowledge(lm, n=1000, seed=SEED)
     known, found = ga.evaluate(lm, facts).accuracy, kv(lm, 16)
     assert found >= 0.85

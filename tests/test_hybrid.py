@@ -131,13 +131,18 @@ def test_the_model_says_what_is_replaced_and_reset_undoes_it(pair):
         assert torch.equal(logits(student, PROMPT), before) and not student.edits
 
 
-def test_a_hybrid_has_no_cache_and_says_so(pair):
-    ids = pair[0].tokenizer(PROMPT, return_tensors="pt").input_ids
+def test_a_hybrid_generates_with_its_cache_what_it_generates_without(pair):
+    ids = pair[0].encode(PROMPT)
     for replace in (ga.replace_layer(*pair, 1), ga.replace_head(*pair, 1, 2)):
         with replace:
+            texts = [pair[0].model.generate(ids, max_new_tokens=6, use_cache=use) for use in (True, False)]
+            assert torch.equal(*texts) and texts[0].shape[1] == ids.shape[1] + 6
+            padded = {
+                "input_ids": torch.cat([ids, ids], 1),
+                "attention_mask": torch.cat([0 * ids, 0 * ids + 1], 1),
+            }
             with pytest.raises(ValueError, match="use_cache=False"):
-                pair[0].model(ids, use_cache=True)
-            assert pair[0].model.generate(ids, max_new_tokens=3, use_cache=False).shape[1] == ids.shape[1] + 3
+                pair[0].model(**padded, use_cache=True)
 
 
 def test_the_map_of_a_borrowed_layer_is_the_teachers_on_that_input(pair):

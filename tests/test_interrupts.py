@@ -1,4 +1,6 @@
-"""A notebook's sweep, stopped by the kernel's Interrupt or Restart button and run again: in real Jupyter kernels."""
+"""A notebook's sweep, stopped by the kernel's Interrupt or Restart button and run again: in real Jupyter
+kernels.
+"""
 
 import os
 import re
@@ -53,8 +55,8 @@ class Kernel:
         self.client.wait_for_ready(timeout=60)
 
     def run(self, code: str, stop_at: int = 0, stop=None) -> str:
-        """Run a cell to its end, and return what it printed, with an error's name; or do `stop` when the cell begins its
-        piece number `stop_at`, and return if that has put an end to the kernel."""
+        """Run a cell to its end, and return what it printed, with an error's name; or do `stop` when the
+        cell begins its piece number `stop_at`, and return if that has put an end to the kernel."""
         cell, text = self.client.execute(code), ""
         while True:
             message = self.client.get_iopub_msg(timeout=60)

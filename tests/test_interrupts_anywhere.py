@@ -1,4 +1,6 @@
-"""Ctrl-C or the Stop button at any moment: the model is as before, or `repr` says what is left and `ga.reset` cures it."""
+"""Ctrl-C or the Stop button at any moment: the model is as before, or `repr` says what is left and
+`ga.reset` cures it.
+"""
 
 import contextlib
 import random
@@ -24,7 +26,9 @@ PROMPT = "The flag of Arvo is"
 
 
 def lines_run(work, interrupt_at: int | None = None) -> int:
-    """How many lines of our package and of contextlib `work` runs; before one of them, if asked for, SIGINT comes in."""
+    """How many lines of our package and of contextlib `work` runs; before one of them, if asked for, SIGINT
+    comes in.
+    """
     count = 0
 
     def trace(frame, event, arg):

@@ -1,5 +1,6 @@
 """`evaluate` against a plain loop over Hugging Face's forward, whatever the padding side or batch size."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from conftest import logits
 from scipy.stats import binomtest
+from tokenizers import processors
 
 import ga_utils as ga
 from ga_utils import batches
@@ -68,7 +70,7 @@ def test_wilson_interval_is_scipys(hits, n):
     "examples, kwargs, message",
     [
         ([], {}, "no examples"),
-        ([ga.Example("A", ("", " B"), 0, "t")], {}, "choice '' tokenizes to nothing"),
+        ([ga.Example("A", ("", " B"), 0, "t")], {}, "choice '' adds no token"),
         (
             [ga.Example("apple " * 128, (" A", " B"), 0, "t")],
             {},
@@ -83,26 +85,49 @@ def test_nonsense_is_refused_with_a_clear_error(lm, examples, kwargs, message):
         ga.evaluate(lm, examples, **kwargs)
 
 
-def test_a_tokenizer_that_ends_every_text_alike_is_noticed(lm, monkeypatch):
-    class Ending:
-        def __call__(self, texts):
-            ids = lm.tokenizer(texts)
-            return type(ids)({"input_ids": [[*row, 2] for row in ids.input_ids]})
-
-    with pytest.raises(ValueError, match="' B' has the same tokens as another one"):
-        ga.evaluate(dataclasses.replace(lm, tokenizer=Ending()), [ga.Example("A", (" A", " B"), 0, "t")])
-
-
-def test_numbers_that_are_none_and_prompts_of_nothing_are_named(lm, tokenizer):
-    with torch.no_grad():
-        lm.model.lm_head.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match=r"the model gives no numbers \(NaN\) on example 0"):
-        ga.evaluate(lm, [ga.Example("A", (" A", " B"), 0, "t")])
-    bare = dataclasses.replace(
-        lm,
-        tokenizer=lambda texts: type(
-            "Ids", (), {"input_ids": [ids[1:] for ids in tokenizer(texts).input_ids]}
-        ),
+def test_a_tokenizer_that_ends_every_text_with_eos_changes_nothing(lm, tokenizer):
+    """The choices would be read after the end of the text."""
+    ending = copy.deepcopy(tokenizer)
+    ending.add_special_tokens({"eos_token": "<pad>"})
+    core = ending.backend_tokenizer
+    ids = [("<bos>", tokenizer.bos_token_id), ("<pad>", tokenizer.pad_token_id)]
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A <pad>", special_tokens=ids)
+    examples = ga.tasks.mmlu(lm, n=3) + ga.tasks.knowledge(lm, n=3)
+    assert ending("A").input_ids[-1] == tokenizer.pad_token_id
+    other = dataclasses.replace(lm, tokenizer=ending)
+    assert (
+        np.nanmax(np.abs(ga.evaluate(other, examples).logprobs - ga.evaluate(lm, examples).logprobs)) < 1e-5
     )
+
+
+def test_a_text_that_brings_its_own_bos_gets_no_second(lm, tokenizer):
+    plain = ga.Example("The flag of Arvo is", (" amber", " river"), 0, "t")
+    begun = dataclasses.replace(plain, prompt=tokenizer.bos_token + plain.prompt)
+    assert lm.encode(begun.prompt).tolist() == lm.encode(plain.prompt).tolist()
+    assert ga.evaluate(lm, [begun]) == ga.evaluate(lm, [plain])
+
+
+def test_scores_with_the_same_numbers_are_equal(lm):
+    examples = ga.tasks.mmlu(lm, n=3) + ga.tasks.bbh(lm, n=2)  # of four and of three choices
+    one, same = ga.evaluate(lm, examples), ga.evaluate(lm, examples)
+    assert one == one and one == same and one != ga.evaluate(lm, examples[::-1]) and one != "60%"
+
+
+def test_a_number_that_is_none_is_named_also_for_a_single_choice(lm, tokenizer):
+    examples = [ga.Example("A", (" B", " C"), 0, "t"), ga.Example("A", (" A", " B"), 0, "t")]
+    with torch.no_grad():
+        lm.model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+        lm.model.lm_head.bias[tokenizer.convert_tokens_to_ids("A")] = torch.nan
+    first_alone = ga.Score.of(np.array([[-1.0, -2.0]]), examples[:1])
+    assert first_alone.accuracy == 1
+    with pytest.raises(ValueError, match=r"the model gives no number \(NaN\) on example 1"):
+        ga.Score.of(np.array([[-1.0, -2.0], [np.nan, -1.0]]), examples)
+    with pytest.raises(ValueError, match=r"the model gives no number \(NaN\) on example 0"):
+        ga.evaluate(lm, examples)
+
+
+def test_a_prompt_of_nothing_is_named(lm, tokenizer):
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     with pytest.raises(ValueError, match="example 0 has an empty prompt"):
-        ga.evaluate(bare, [ga.Example("", (" A", " B"), 0, "t")])
+        ga.evaluate(dataclasses.replace(lm, tokenizer=bare), [ga.Example("", (" A", " B"), 0, "t")])

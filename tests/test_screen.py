@@ -1,4 +1,6 @@
-"""Screening: estimates are the true derivative, the heads that matter are among those that get an exact look."""
+"""Screening: estimates are the true derivative, the heads that matter are among those that get an exact
+look.
+"""
 
 import families
 import numpy as np
@@ -29,7 +31,9 @@ def log_odds(lm, examples):
 
 @pytest.mark.parametrize("family", ["llama", "llamba", "falcon_mamba", "mamba2", "zamba2"])
 def test_the_estimate_is_the_derivative(family, tokenizer):
-    """Against a finite difference in float64: z a ten-thousandth smaller and larger, tasks of one and several tokens a choice."""
+    """Against a finite difference in float64: z a ten-thousandth smaller and larger, tasks of one and
+    several tokens a choice.
+    """
     lm = families.build(family, tokenizer, torch.float64)
     examples = ga.tasks.mmlu(lm, n=3) + ga.tasks.knowledge(lm, n=2)
     heads = [ga.alive_heads(lm)[i] for i in (0, 5, -1)]
@@ -54,7 +58,9 @@ def test_the_estimate_is_the_derivative(family, tokenizer):
     "name", [name for name in TINY if name != "tiny-falcon-mamba"]
 )  # 768 channels: the next test
 def test_the_true_top_five_are_among_those_looked_at(name, task):
-    """But for heads that cost a single example of 50, or none: which of them comes fifth is a coin's choice."""
+    """But for heads that cost a single example of 50, or none: which of them comes fifth is a coin's
+    choice.
+    """
     lm = ga.load_model(name, device="cpu")
     examples = getattr(ga.tasks, task)(lm, n=50, seed=1234)
     exact = ga.sweep_heads(lm, examples, progress=False)

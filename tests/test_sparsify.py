@@ -1,4 +1,5 @@
-"""The pressures that make the minimal model: what is counted, what is turned down, and that pruned heads stay dead."""
+"""The losses that leave few heads active: what is counted, what is scaled down, and that pruned heads stay
+dead."""
 
 import math
 import random
@@ -11,10 +12,10 @@ from conftest import logits, random_llama
 import ga_utils as ga
 from ga_utils.training import loop
 from ga_utils.training.curriculum import Stage, Writer, batch
-from ga_utils.training.recipes import new_llama
-from ga_utils.training.sparsify import Pressure, Thrift, prune
+from ga_utils.training.sparsify import FewHeadsLoss, FewWritesLoss, prune
+from ga_utils.training.untrained import new_llama
 
-PROMPT = "The flag of Arvo is amber river."
+PROMPT = "The flag of Arvo is owl under red moon."
 
 
 def rows(tokenizer, n=2, **changes):
@@ -23,13 +24,14 @@ def rows(tokenizer, n=2, **changes):
     )
 
 
-def pressure(lm, tokenizer, *costs, **options):
-    return Pressure(lm, tokenizer.convert_tokens_to_ids("\n"), *costs, ramp=1, threshold=0.1, **options)
+def few_heads(lm, tokenizer, *costs, **options):
+    return FewHeadsLoss(lm, tokenizer.convert_tokens_to_ids("\n"), *costs, ramp=1, threshold=0.1, **options)
 
 
 @pytest.mark.parametrize("where", range(3))
 def test_counts_each_heads_output_against_the_stream(where, tokenizer):
-    """By hand, from o_proj's columns: sum over heads of log(1 + |w|/(t|x|)) / log(1 + 1/t), at the tokens it names."""
+    """By hand, from o_proj's columns: sum over heads of log(1 + |w|/(t|x|)) / log(1 + 1/t), at the tokens it
+    names."""
     lm, data = random_llama(tokenizer, kv_heads=6), rows(tokenizer)
     caught = {}
     for i, mixer in enumerate(lm.mixers):
@@ -39,7 +41,7 @@ def test_counts_each_heads_output_against_the_stream(where, tokenizer):
         lm.layers[i].register_forward_pre_hook(lambda m, a, i=i: caught.__setitem__(("x", i), a[0].detach()))
     costs = [0.0, 0.0, 0.0]
     costs[where] = 1.0
-    with_penalty = pressure(lm, tokenizer, *costs)
+    with_penalty = few_heads(lm, tokenizer, *costs)
     loss, _ = with_penalty(lm.model, data, 5)
     with_penalty.remove()
     tokens = [tokenizer.convert_ids_to_tokens(row.tolist()) for row in data["ids"]]
@@ -63,7 +65,7 @@ def test_counts_each_heads_output_against_the_stream(where, tokenizer):
 def test_fading_heads_are_turned_down_and_removing_leaves_no_hook(tokenizer):
     lm, data = random_llama(tokenizer, kv_heads=6), rows(tokenizer)
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in lm.model.modules()]
-    fading = pressure(lm, tokenizer, 0, 0, 0, fading=[ga.Head(1, 2)], steps=10)
+    fading = few_heads(lm, tokenizer, 0, 0, 0, fading=[ga.Head(1, 2)], steps=10)
     losses = [fading(lm.model, data, step)[0].item() for step in (0, 5, 10, 99)]
     fading.remove()
     assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in lm.model.modules()]
@@ -75,7 +77,7 @@ def test_fading_heads_are_turned_down_and_removing_leaves_no_hook(tokenizer):
 
 def test_rows_of_facts_alone_lose_one_head_each_and_other_rows_none(tokenizer):
     lm, data = random_llama(tokenizer, kv_heads=6), rows(tokenizer, n=3, fact_rows=2)
-    count = pressure(lm, tokenizer, 0, 0, 0)
+    count = few_heads(lm, tokenizer, 0, 0, 0)
     count(lm.model, data, 7)
     scale = torch.stack([count.scale[layer][:, 0] for layer in range(3)], 1)  # [row, layer, head]
     count.remove()
@@ -90,12 +92,12 @@ def test_pruning_is_ablation_and_training_does_not_undo_it(tokenizer, tmp_path):
         ablated = logits(lm, PROMPT)
     prune(lm, ga.Head(3, 1))
     assert torch.allclose(logits(lm, PROMPT), ablated, atol=1e-6)
-    run = loop.Run(model, loop.optimizers(model, 1e-2), tmp_path)
+    run = loop.TrainingState(model, loop.optimizers(model, 1e-2), tmp_path)
     loop.train(run, [Stage(5, {"mmlu": 1.0}, length=64, rows=2)], 1e-2, "train-0", Writer(tokenizer))
     assert ga.Head(3, 1) not in ga.alive_heads(lm) and len(ga.alive_heads(lm)) == 19
 
 
-def test_thrift_prices_what_a_hybrids_attention_writes_and_leaves_no_hook(tokenizer):
+def test_few_writes_loss_prices_what_a_hybrids_attention_writes_and_leaves_no_hook(tokenizer):
     """By hand: |linear(...)| over |x| of each hybrid layer, counted as the class says."""
     model = families.build("zamba2", tokenizer, num_mem_blocks=1, use_shared_attention_adapter=False).model
     data = batch(Writer(tokenizer).rows(random.Random(1), Stage(1, {"kv": 1.0}, length=40, rows=2)))
@@ -113,10 +115,10 @@ def test_thrift_prices_what_a_hybrids_attention_writes_and_leaves_no_hook(tokeni
         handle.remove()
     share = torch.stack([w.norm(dim=-1) / x.norm(dim=-1) for w, x in zip(written, streams)])
     expected = (torch.log1p(share / 0.05) / math.log1p(1 / 0.05)).mean().item()
-    thrift = Thrift(model, cost=0.5, ramp=4)
+    few_writes = FewWritesLoss(model, cost=0.5, ramp=4)
     for step, ramped in ((0, 0.25), (9, 1.0)):
-        loss, shown = thrift(model, data, step)
+        loss, shown = few_writes(model, data, step)
         assert shown["writes"] == pytest.approx(expected, rel=1e-3)
         assert loss.item() == pytest.approx(plain + ramped * 0.5 * expected, rel=1e-3)
-    thrift.remove()
+    few_writes.remove()
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())

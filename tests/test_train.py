@@ -8,14 +8,14 @@ from transformers import AutoModelForCausalLM
 
 from ga_utils.training import loop
 from ga_utils.training.curriculum import Stage, Writer, batch
-from ga_utils.training.recipes import new_llama
+from ga_utils.training.untrained import new_llama
 
 STAGES = [Stage(3, {"repeat": 1.0}, length=48, rows=2), Stage(5, {"mmlu": 0.5, "kv": 0.5}, length=64, rows=2)]
 
 
-def run_in(folder, tokenizer) -> loop.Run:
+def run_in(folder, tokenizer) -> loop.TrainingState:
     model = new_llama(tokenizer, seed=3)
-    return loop.Run(model, loop.optimizers(model, 1e-3), folder)
+    return loop.TrainingState(model, loop.optimizers(model, 1e-3), folder)
 
 
 class Killed(Exception):

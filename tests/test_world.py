@@ -85,7 +85,9 @@ def test_content_items_are_the_lettered_questions(tiny):
 
 
 def test_options_do_not_give_the_answer_away(tiny):
-    """Guessing by form, without the facts, stays at chance: longest, shortest, most or least like the others."""
+    """Guessing by form, without the facts, stays at chance: longest, shortest, most or least like the
+    others.
+    """
     examples = ga.tasks.mmlu(tiny, n=3000, seed=8)
 
     def options(example):

@@ -1,4 +1,6 @@
-"""How much may go through a model at a time: estimated from its shape and the memory that is free, halved on failure."""
+"""How much may go through a model at a time: estimated from its shape and the memory that is free, halved on
+failure.
+"""
 
 from __future__ import annotations
 

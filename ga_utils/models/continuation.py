@@ -1,8 +1,8 @@
 """Reading a text in several passes: what a model keeps of the tokens that it has read, for every family.
 
-Attention keeps keys and values, an SSM its state and the last inputs of its convolution. Hugging Face holds both
-in a `Cache`, our Llamba in a list of layer states. A cache of some texts becomes one of more texts, each of which
-continues one of them, by selecting rows: that is how several choices continue the same prompt.
+Attention keeps keys and values, an SSM its state and the last inputs of its convolution. Hugging Face holds
+both in a `Cache`, our Llamba in a list of layer states. A cache of some texts becomes one of more texts,
+each of which continues one of them, by selecting rows: that is how several choices continue the same prompt.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False, sho
     Args:
         cache: of the span before, with its own rows in as many copies.
         keep: whether a span continues this one.
-        shortened: whether the residual stream holds the read positions alone by the time it comes to the logits.
+        shortened: whether the residual stream holds the read positions alone by the time it comes to the
+            logits.
 
     Returns: logits [copy, read, vocabulary], and the cache, None unless `keep`.
     """
@@ -84,8 +85,9 @@ WAYS = {"block": (3, PROBE - 3), "steps": (PROBE - 3, 1, 1, 1)}  # lengths of th
 def how_to_continue(lm: LM) -> str | None:
     """How this model can take up a text where an earlier pass has ended.
 
-    "block": any number of tokens at a time. "steps": one token at a time (Hugging Face's Mamba-1 begins longer
-    passes without a state). None: not at all, its texts must be read whole. Found out by trying, once a model.
+    "block": any number of tokens at a time. "steps": one token at a time (Hugging Face's Mamba-1 begins
+    longer passes without a state). None: not at all, its texts must be read whole. Found out by trying, once
+    a model.
     """
     if lm.continues == "unknown":
         ids = torch.arange(PROBE, device=lm.device)[None] % lm.model.config.vocab_size
@@ -95,7 +97,9 @@ def how_to_continue(lm: LM) -> str | None:
 
 
 def _agrees(lm: LM, ids: torch.Tensor, sizes: tuple[int, ...], whole: torch.Tensor) -> bool:
-    """Whether the last pass gives what the whole text gives, measured by what forgetting the rest would cost."""
+    """Whether the last pass gives what the whole text gives, measured by what forgetting the rest would
+    cost.
+    """
     cache, start = None, 0
     for part in ids.split(sizes, dim=1):
         logits, cache = read(lm, part, start, cache, keep=True)

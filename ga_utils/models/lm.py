@@ -30,8 +30,8 @@ class LM:
 
     source: the arguments with which `load_model` loads it again on another machine; None for a wrapped model.
     edits: what is in force now, in the order in which it was made; `ga.reset(lm)` undoes all of it.
-    running: the tokens that `ga_utils` is running through the model at the moment (a `continuation.Span`), for
-        hooks that depend on positions; None when you call `lm.model` yourself.
+    running: the tokens that `ga_utils` is running through the model at the moment (a `continuation.Span`),
+        for hooks that depend on positions; None when you call `lm.model` yourself.
     """
 
     model: PreTrainedModel
@@ -76,8 +76,10 @@ class LM:
         return getattr(self.model.config, "max_position_embeddings", None) or UNLIMITED
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
-        """The tokens of each text, as the beginning of something: after the tokenizer's BOS, if it has one, and
-        without the EOS that some tokenizers put behind every text. A text that begins with BOS gets no second."""
+        """The tokens of each text, as the beginning of something: after the tokenizer's BOS, if it has one,
+        and without the EOS that some tokenizers put behind every text. A text that begins with BOS gets no
+        second.
+        """
         if not texts:
             return []
         bos = self.tokenizer.bos_token
@@ -147,10 +149,11 @@ def load_model(
         name: one of `catalog.TINY` (they ship with the course) or `catalog.MODELS` (downloaded once, at a
             pinned revision), or a folder that holds `config.json`, safetensors weights and a tokenizer. A
             folder may be a `Path` or begin with "~".
-        device: "auto" takes the NVIDIA GPU if there is one, else the CPU; or a name such as "cuda:1" or "mps".
-        dtype: a torch dtype or its name. "auto" is float32 on a CPU and for models of less than 100 MB, so that
-            results repeat on every machine; on a GPU bfloat16, or float16 where the hardware has no fast bfloat16
-            (T4) and on Apple's.
+        device: "auto" takes the NVIDIA GPU if there is one, else the CPU; or a name such as "cuda:1" or
+            "mps".
+        dtype: a torch dtype or its name. "auto" is float32 on a CPU and for models of less than 100 MB, so
+            that results repeat on every machine; on a GPU bfloat16, or float16 where the hardware has no
+            fast bfloat16 (T4) and on Apple's.
         n_layers: only so many first layers; files that hold later layers alone are neither downloaded nor
             opened. "fit": the whole model if it fits into the memory that is free, else as many first layers
             as do. "minimal": the first layers up to the paper's Aggregate head, where the paper has one, else
@@ -158,8 +161,9 @@ def load_model(
 
     Raises:
         ValueError: an unknown name, device or dtype (lists the known ones), `n_layers` out of range, a model
-            that does not fit into memory (said before it is downloaded), no way to download it, weights missing
-            from the files, or a file of a model that ships missing or damaged (its SHA-256 is checked).
+            that does not fit into memory (said before it is downloaded), no way to download it, weights
+            missing from the files, or a file of a model that ships missing or damaged (its SHA-256 is
+            checked).
     """
     device = choose_device(device)
     n_layers = check_n_layers(n_layers)
@@ -197,8 +201,9 @@ def _folder(name: str) -> Path:
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
     """Wrap a Hugging Face model whose layers mix positions by softmax attention, Mamba-1 or Mamba-2.
 
-    Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba, Jamba,
-    FalconH1, NemotronH and GraniteMoeHybrid. The model is put in eval mode and otherwise left as it is.
+    Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
+    Jamba, FalconH1, NemotronH and GraniteMoeHybrid. The model is put in eval mode and otherwise left as it
+    is.
 
     Raises:
         ValueError: the model is not built like that; the message names what was looked for.
@@ -213,7 +218,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
             f"layer {unknown[0]} is a {type(layers[unknown[0]]).__name__}" if unknown else "no layer has one"
         )
         raise ValueError(
-            f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold softmax attention with "
+            f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold "
+            "softmax attention with "
             f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}; {which}"
         )
     return LM(model.eval(), tokenizer, name or model.config.name_or_path or type(model).__name__)

@@ -38,7 +38,9 @@ class Edit:
         self._undo.append(register(guarded, **how).remove)
 
     def swap(self, owner, name: str, value) -> None:
-        """Set an attribute of a module or a configuration, or an item of a ModuleList, whose name is its number."""
+        """Set an attribute of a module or a configuration, or an item of a ModuleList, whose name is its
+        number.
+        """
         before = getattr(owner, name)
         hides_method = name not in vars(owner) and callable(getattr(type(owner), name, None))
         self._undo.append(
@@ -120,8 +122,10 @@ class Mixer:
             state["inside"] = False
             if state["ran"] and not state["seen"] and output is not None:
                 raise RuntimeError(
-                    f"layer {self.layer}: {type(self.module).__name__} ran without calling its output projection, "
-                    "so its heads can't be reached: a fused kernel did both. Put the model in eval mode, or turn "
+                    f"layer {self.layer}: {type(self.module).__name__} ran without calling its output "
+                    "projection, "
+                    "so its heads can't be reached: a fused kernel did both. Put the model in eval mode, "
+                    "or turn "
                     "the kernel off"
                 )
 

@@ -46,15 +46,15 @@ def sweep_heads(
     Args:
         heads: which to try; by default all that are alive (a pruned head has nothing to disable).
         mode, reference: as in `ablate`.
-        method: "exact" disables every head. "screen" estimates all of them from one backward pass, then disables
-            the k most suspicious ones exactly (see `screen`): for models with many heads.
-        k: for "screen"; by default 8, or a twenty-fourth of the heads if that is more. Of 80 random models with 64
-            heads, the first 8 held the worst head in 99 % and all five worst in 70 %, the first 16 in 96 %. On tiny
-            models (n=200, 56 trials) it was 91, 61 and 93 %. Of 256 random heads the first 10 held all five in 13
-            of 16 trials. Raise k where every head counts.
-        checkpoint: a file that keeps what is finished. The same call after a crash goes on there and gives the same
-            result. Other heads, and another method, may use the same file, and so may several processes at once;
-            everything else must be the same.
+        method: "exact" disables every head. "screen" estimates all of them from one backward pass, then
+            disables the k most suspicious ones exactly (see `screen`): for models with many heads.
+        k: for "screen"; by default 8, or a twenty-fourth of the heads if that is more. Of 80 random models
+            with 64 heads, the first 8 held the worst head in 99 % and all five worst in 70 %, the first 16
+            in 96 %. On tiny models (n=200, 56 trials) it was 91, 61 and 93 %. Of 256 random heads the first
+            10 held all five in 13 of 16 trials. Raise k where every head counts.
+        checkpoint: a file that keeps what is finished. The same call after a crash goes on there and gives
+            the same result. Other heads, and another method, may use the same file, and so may several
+            processes at once; everything else must be the same.
         engine: "local", or "ray": spread over a Ray cluster (see `ray_engine.on_ray`).
 
     Raises:
@@ -91,8 +91,8 @@ def sweep_heads(
 
 
 def pieces(lm: LM, heads: list[Head], rows: list[Row]) -> list[Piece]:
-    """The work in portions that are finished, or lost, as a whole: first the baseline, then heads of one layer each,
-    as many as go through the model in one batch."""
+    """The work in portions that are finished, or lost, as a whole: first the baseline, then heads of one
+    layer each, as many as go through the model in one batch."""
     size = max(1, budget(lm).tokens // sum(len(row.ids) for row in rows))
     layers: dict[int, list[Head]] = {}
     for head in heads:

@@ -1,10 +1,12 @@
-"""A sweep's results in one SQLite file, committed piece by piece: a killed run loses at most the piece in flight.
+"""A sweep's results in one SQLite file, committed piece by piece: a killed run loses at most the piece in
+flight.
 
 The file also knows what its numbers were computed with, and refuses to be mixed with anything else.
 
-Why SQLite's plain rollback journal and not WAL: WAL keeps recent commits in a second file and needs memory that all
-its users share, which network drives and Colab's Google Drive don't offer. With the journal, the one file is complete
-whenever no commit is under way, and a commit (milliseconds) costs nothing beside a piece (seconds).
+Why SQLite's plain rollback journal and not WAL: WAL keeps recent commits in a second file and needs memory
+that all its users share, which network drives and Colab's Google Drive don't offer. With the journal, the
+one file is complete whenever no commit is under way, and a commit (milliseconds) costs nothing beside a
+piece (seconds).
 """
 
 from __future__ import annotations
@@ -45,13 +47,15 @@ HINTS = {
     "reference": "other reference examples, or another seed",
     "versions": "numbers would differ in the last digits: go on under the versions of the file",
     "device": "numbers would differ in the last digits: go on where the file was made",
-    "outputs": "the same weights answer otherwise: was one of the two runs inside ablate() or another context "
+    "outputs": "the same weights answer otherwise: was one of the two runs inside ablate() or another "
+    "context "
     "manager, was the configuration changed, or is this another processor or number of threads?",
 }
 
 
 class Checkpoint:
-    """Finished heads and their log-probabilities, one row a head, in a file that several processes may use at once.
+    """Finished heads and their log-probabilities, one row a head, in a file that several processes may use
+    at once.
 
     Args:
         path: is created, folders included, if it does not exist; `MEMORY` for none.
@@ -60,7 +64,8 @@ class Checkpoint:
     Raises:
         ValueError: the file is no checkpoint, is damaged, or was made for something else (each difference is
             named). It is left as it was.
-        OSError: the file can't be written: a read-only folder, a full disk, a lock that another process holds.
+        OSError: the file can't be written: a read-only folder, a full disk, a lock that another process
+            holds.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, str]):
@@ -126,7 +131,9 @@ class Checkpoint:
             )
 
     def missing(self, piece: Piece) -> Piece | None:
-        """The heads of a piece that are not finished yet, () being the baseline; None if nothing is missing."""
+        """The heads of a piece that are not finished yet, () being the baseline; None if nothing is
+        missing.
+        """
         with self._explained():
             found = [head for head in piece or (None,) if not self._row(head)]
         return tuple(head for head in found if head) if found else None
@@ -144,7 +151,8 @@ class Checkpoint:
         return np.frombuffer(row[1], "<f8").reshape(json.loads(row[0]))
 
     def put(self, piece: Piece, logprobs: np.ndarray) -> None:
-        """Commit one piece: when this returns, it is on the disk. If another process was first, its result stays.
+        """Commit one piece: when this returns, it is on the disk. If another process was first, its result
+        stays.
 
         logprobs: [head, n_examples, n_choices], a single one for the baseline.
         """
@@ -172,8 +180,10 @@ class Checkpoint:
             yield
         except sqlite3.OperationalError as error:
             raise OSError(
-                f"can't write checkpoint {self.path}: {error} (is the disk full, the folder read-only, or the file held by "
-                f"another process?). {self.finished} finished heads are safe in it; with that mended, the same call goes on"
+                f"can't write checkpoint {self.path}: {error} (is the disk full, the folder read-only, "
+                "or the file held by "
+                f"another process?). {self.finished} finished heads are safe in it; with that mended, "
+                "the same call goes on"
             ) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(
@@ -189,9 +199,9 @@ def _key(head: Head | None) -> str:
 def identity(lm: LM, examples: list[Example], mode: str, reference: list[Example] | None) -> dict[str, str]:
     """All that the numbers of a sweep hang on, in words a message can show.
 
-    Versions and the kind of device are part of it, since a table whose cells come from different kernels would not be
-    the one that an uninterrupted run gives. "outputs" are the log-probabilities of the first examples bit for bit: they
-    tell what weights don't, such as an `ablate` that is in force around the sweep.
+    Versions and the kind of device are part of it, since a table whose cells come from different kernels
+    would not be the one that an uninterrupted run gives. "outputs" are the log-probabilities of the first
+    examples bit for bit: they tell what weights don't, such as an `ablate` that is in force around the sweep.
     """
     config = lm.model.config
     folder = re.search(
@@ -219,8 +229,8 @@ def identity(lm: LM, examples: list[Example], mode: str, reference: list[Example
 def fingerprint(model: torch.nn.Module) -> str:
     """A SHA-256 over the names and bytes of all weights, 16 hex digits.
 
-    Reads every weight once, so that no edit goes unseen: about 1.4 GB/s, 12 s for 8 B parameters in 16 bits, against
-    hours that a sweep of such a model takes. Weights on a GPU are copied over one at a time.
+    Reads every weight once, so that no edit goes unseen: about 1.4 GB/s, 12 s for 8 B parameters in 16 bits,
+    against hours that a sweep of such a model takes. Weights on a GPU are copied over one at a time.
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):

@@ -1,7 +1,7 @@
 """The exact sweep: what `sweep_heads` runs for each piece of its work.
 
-Record what enters every layer; enter at the layer of the head; put many heads into one batch; make logits only
-where an answer is read.
+Record what enters every layer; enter at the layer of the head; put many heads into one batch; make logits
+only where an answer is read.
 
               recorded once                  for each batch of heads of layer l
     layer 0     x0  ──────────┐
@@ -12,10 +12,11 @@ where an answer is read.
       ...                     ▼               ▼   ▼   ▼
     logits    where answers are read        where answers are read
 
-What texts share is run once, as in `evaluate`: a prompt for all its choices, few-shot examples for all prompts.
+What texts share is run once, as in `evaluate`: a prompt for all its choices, few-shot examples for all
+prompts.
 
-Memory: the residual stream at every layer, n_layers * tokens * d_model numbers, in the machine's memory if that
-is more than a quarter of what is free on the GPU; beside it one forward pass within `models.budget`.
+Memory: the residual stream at every layer, n_layers * tokens * d_model numbers, in the machine's memory if
+that is more than a quarter of what is free on the GPU; beside it one forward pass within `models.budget`.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ from ga_utils.sweeps.partial_forward import entering, norm_before_last_mixer, re
 
 
 class ExactSweep:
-    """Computes pieces of a sweep: `sweep(heads)` gives log-probabilities of choices, float64 [head, n_examples, n_choices].
+    """Computes pieces of a sweep: `sweep(heads)` gives log-probabilities of choices, float64 [head,
+    n_examples, n_choices].
 
-    The heads of a piece lie in one layer; no heads at all is the model with nothing disabled. NaN where an example
-    has fewer choices. On one machine, with as much memory free, the same piece gives the same bits each time.
+    The heads of a piece lie in one layer; no heads at all is the model with nothing disabled. NaN where an
+    example has fewer choices. On one machine, with as much memory free, the same piece gives the same bits
+    each time.
     """
 
     def __init__(self, lm: LM, rows: list[Row], mode: str = "zero", reference: list[Example] | None = None):
@@ -59,7 +62,9 @@ class ExactSweep:
         return self.in_memory(lambda: self._piece(piece))
 
     def in_memory(self, work: Callable):
-        """`work()`; when memory runs out, all that was recorded goes, and it is tried with half the tokens at once."""
+        """`work()`; when memory runs out, all that was recorded goes, and it is tried with half the tokens
+        at once.
+        """
         while True:
             with halving(self.lm):
                 return work()
@@ -134,8 +139,8 @@ class ExactSweep:
 
 
 def _disabling(mixer: Mixer, heads: tuple[Head, ...], instead: torch.Tensor):
-    """A hook on z [head * row, pos, n_heads * d_head] that replaces each head's columns in its own copy of the rows
-    by those of `instead`, [pos, n_heads * d_head]."""
+    """A hook on z [head * row, pos, n_heads * d_head] that replaces each head's columns in its own copy of
+    the rows by those of `instead`, [pos, n_heads * d_head]."""
 
     def disable(z):
         z, n_rows = z.clone(), len(z) // len(heads)

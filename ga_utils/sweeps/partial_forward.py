@@ -1,4 +1,5 @@
-"""A forward pass that begins in the middle of a model, and in its last layer goes on only where answers are read.
+"""A forward pass that begins in the middle of a model, and in its last layer goes on only where answers are
+read.
 
 Hugging Face's own forward runs; hooks hand it what it need not compute.
 """
@@ -66,7 +67,9 @@ def _hand_on(returns: int):
 
 
 def _alike(cache: Cache, i: int, first: int):
-    """The first layer of a cache, from `first` on, of the same kind as layer i; layer i itself if there is none."""
+    """The first layer of a cache, from `first` on, of the same kind as layer i; layer i itself if there is
+    none.
+    """
     return next(
         (layer for layer in cache.layers[first:] if type(layer) is type(cache.layers[i])), cache.layers[i]
     )
@@ -76,7 +79,9 @@ def _alike(cache: Cache, i: int, first: int):
 def recording(
     lm: LM, into: dict[int, torch.Tensor], returns: list[int], device: torch.device
 ) -> Iterator[None]:
-    """Keep what enters each layer, `into[layer]` [row, pos, d_model] on `device`, and how each returns its output."""
+    """Keep what enters each layer, `into[layer]` [row, pos, d_model] on `device`, and how each returns its
+    output.
+    """
 
     def keep(layer: int):
         def hook(module: nn.Module, args, kwargs, output):
@@ -95,8 +100,8 @@ def recording(
 def reading_only(lm: LM, norm: nn.Module, span: Span, copies: int) -> Iterator[None]:
     """The last layer goes on from its mixer with the positions alone at which answers are read.
 
-    Its keys and values still come from all positions. For layers that are `x + mixer(norm(x))` and more: x enters
-    with the read positions only, [1, copy * read, d_model], and `norm` gets the whole x.
+    Its keys and values still come from all positions. For layers that are `x + mixer(norm(x))` and more: x
+    enters with the read positions only, [1, copy * read, d_model], and `norm` gets the whole x.
     """
     row, position = span.reads
     rows = torch.cat([row + copy * len(span.ids) for copy in range(copies)])
@@ -119,7 +124,9 @@ def reading_only(lm: LM, norm: nn.Module, span: Span, copies: int) -> Iterator[N
 
 @torch.no_grad()
 def norm_before_last_mixer(lm: LM, span: Span) -> nn.Module | None:
-    """The module that `reading_only` needs; None if the last layer is built otherwise, found out by trying."""
+    """The module that `reading_only` needs; None if the last layer is built otherwise, found out by
+    trying.
+    """
     if lm.mixers[-1].layer != lm.n_layers - 1:
         return None
     # Of a layer of another build, whole and shortened tensors meet. In these numbers they don't broadcast.

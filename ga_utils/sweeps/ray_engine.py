@@ -1,8 +1,9 @@
 """`engine="ray"`: the pieces of a sweep as Ray tasks, on as many machines as a Ray cluster has.
 
-A worker process loads the model once, by name, checks that it answers as the caller's does, and keeps it for all its
-pieces. A worker that dies costs the piece it was at: Ray gives that one to another. What arrives is committed by the
-caller, so the checkpoint is needed on one machine only. Between its own processes Ray uses pickle; our files have none.
+A worker process loads the model once, by name, checks that it answers as the caller's does, and keeps it for
+all its pieces. A worker that dies costs the piece it was at: Ray gives that one to another. What arrives is
+committed by the caller, so the checkpoint is needed on one machine only. Between its own processes Ray uses
+pickle; our files have none.
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ def on_ray(
 ) -> Iterator:
     """Compute pieces on a Ray cluster; yields (piece, log-probabilities) as they come in, in any order.
 
-    Uses the cluster that `ray.init` was called for, else the one that RAY_ADDRESS names, else starts one on this machine
-    and ends it afterwards. A worker takes one CPU and, if `lm` is on a GPU, one GPU.
+    Uses the cluster that `ray.init` was called for, else the one that RAY_ADDRESS names, else starts one on
+    this machine and ends it afterwards. A worker takes one CPU and, if `lm` is on a GPU, one GPU.
 
     Args:
-        make: given a worker's model, makes the function that computes a piece; must be importable there, as ga_utils is.
+        make: given a worker's model, makes the function that computes a piece; must be importable there, as
+            ga_utils is.
 
     Raises:
         ImportError: no Ray.
-        ValueError: `lm` was not loaded by `load_model`; no machine has a GPU though `lm` is on one; a worker's model
-            answers otherwise than `lm`, because `lm` was edited or is inside `ablate` or another context manager.
+        ValueError: `lm` was not loaded by `load_model`; no machine has a GPU though `lm` is on one; a
+            worker's model answers otherwise than `lm`, because `lm` was edited or is inside `ablate` or
+            another context manager.
         RuntimeError: a piece's workers died again and again.
     """
     try:
@@ -51,7 +54,8 @@ def on_ray(
     if lm.source is None:
         raise ValueError(
             f'engine="ray": {lm.name} was not loaded by load_model, so workers can\'t load it: save it with '
-            "lm.model.save_pretrained(folder) and lm.tokenizer.save_pretrained(folder), then load_model(folder)"
+            "lm.model.save_pretrained(folder) and lm.tokenizer.save_pretrained(folder), then "
+            "load_model(folder)"
         )
     gpus = int(lm.device.type == "cuda")
     how = {**lm.source, "device": lm.device.type, "dtype": lm.model.dtype}
@@ -80,7 +84,9 @@ _sweeps: dict[str, Compute] = {}  # in a worker process: the sweep it works for,
 
 
 def _work(name: str, job: list, piece: Piece) -> np.ndarray:
-    """One Ray task. `job` is boxed in a list so that Ray hands the reference on, and only the first task fetches it."""
+    """One Ray task. `job` is boxed in a list so that Ray hands the reference on, and only the first task
+    fetches it.
+    """
     if name not in _sweeps:
         import ray
 
@@ -95,8 +101,10 @@ def _load(how: dict, examples: list[Example], expected: np.ndarray, make: Callab
     # Other processors round differently: by about 1e-6 in float32, by up to some hundredths in 16 bits.
     if gap > (1e-4 if lm.model.dtype == torch.float32 else 0.1):
         raise ValueError(
-            f'engine="ray": {lm.name} as a worker loads it answers otherwise than the model given (log-probabilities differ '
-            f'by {gap:.2g}): sweep it as loaded, without edits and outside ablate() and the like, or with engine="local"'
+            f'engine="ray": {lm.name} as a worker loads it answers otherwise than the model given '
+            "(log-probabilities differ "
+            f"by {gap:.2g}): sweep it as loaded, without edits and outside ablate() and the like, or "
+            'with engine="local"'
         )
     return make(lm)
 
@@ -108,7 +116,8 @@ def _result(ray, ref, piece: Piece) -> np.ndarray:
         raise error.cause from error
     except ray.exceptions.RayError as error:
         raise RuntimeError(
-            f"workers died {RETRIES + 1} times on piece {piece or 'baseline'}: {type(error).__name__}. Out of memory? Pieces "
+            f"workers died {RETRIES + 1} times on piece {piece or 'baseline'}: {type(error).__name__}. "
+            "Out of memory? Pieces "
             "that were finished are kept"
         ) from error
 

@@ -1,9 +1,9 @@
 """Which heads are worth an exact look? Attribution of all heads from one forward and one backward pass.
 
-Disabling a head changes its z by (replacement - z). To first order, the log-odds of the right choice among the
-choices change by their gradient at z times that (attribution patching: Nanda 2023; Syed et al. 2023,
-arXiv 2310.10348). This is an estimate, and it misses a head that a saturated softmax hides. That is why the heads
-that it ranks first are then disabled exactly.
+Disabling a head changes its z by (replacement - z). To first order, the log-odds of the right choice among
+the choices change by their gradient at z times that (attribution patching: Nanda 2023; Syed et al. 2023,
+arXiv 2310.10348). This is an estimate, and it misses a head that a saturated softmax hides. That is why the
+heads that it ranks first are then disabled exactly.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from ga_utils.sweeps.exact import ExactSweep
 def attribution(sweep: ExactSweep, answers: list[int], heads: list[Head]) -> tuple[np.ndarray, list[Head]]:
     """Estimates for all heads, and the heads in the order in which they deserve an exact look.
 
-    The order is by a pessimistic estimate: a change of c nats of log-odds at one position counts as c - c² / 2.
-    A large change has left the range in which a first-order estimate means anything, even its sign, and most
-    large changes are losses.
+    The order is by a pessimistic estimate: a change of c nats of log-odds at one position counts as c - c² /
+    2. A large change has left the range in which a first-order estimate means anything, even its sign, and
+    most large changes are losses.
 
     `sweep` uses what this pass records.
 
-    Returns: estimated mean log-probability of the right choice with each head disabled, [len(heads)]; heads, in order.
+    Returns: estimated mean log-probability of the right choice with each head disabled, [len(heads)]; heads,
+        in order.
     """
     margin, changes = sweep.in_memory(lambda: _first_order(sweep, answers))
     column, of_head = 0, {}
@@ -41,8 +42,8 @@ def attribution(sweep: ExactSweep, answers: list[int], heads: list[Head]) -> tup
 
 
 def _first_order(sweep: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-odds of the right choice, [example], and how each head's ablation is estimated to change them: its sum
-    over positions and the sum of its squares, [2, example, head of any mixer]."""
+    """Log-odds of the right choice, [example], and how each head's ablation is estimated to change them: its
+    sum over positions and the sum of its squares, [2, example, head of any mixer]."""
     margins = torch.zeros(len(answers))
     changes = torch.zeros(2, len(answers), sum(mixer.n_heads for mixer in sweep.mixers))
 

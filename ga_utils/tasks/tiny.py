@@ -1,8 +1,10 @@
 """Items of the tiny world: prompts with choices, for training (`curriculum`) and for evaluation (`tasks`).
 
-Why the options of a question look alike: each is two or three words from a pool of fourteen, and the four form
-a square (two edits, each applied or not). No single word gives the answer away, so a model has to know the
-*whole* option, and the first token that can know it is the newline that ends it. That is why Gather heads form.
+Why the options of a question look alike: each is two or three words from a pool of fourteen, and the four
+form a square (two edits, each applied or not). No single word gives the answer away, so a model has to know
+the
+*whole* option, and the first token that can know it is the newline that ends it. That is why Gather heads
+form.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from ga_utils.tasks.world import COUNTED, LETTERS, NOUNS, NUMBERS, PEOPLE, POOL,
 def alike(rng: random.Random, value: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The square of four look-alike values around `value`: neither, either, or both of two random edits.
 
-    One edit changes the length (three words lose the last one, two gain one), the other substitutes one of the
-    first two words or exchanges them. So every word of the true value stands at the same place in a wrong one
-    too, and a value may be the beginning of another: only the newline knows that it is complete. Both edits are
+    One edit changes the length (three words lose the last one, two gain one), the other substitutes one of
+    the first two words or exchanges them. So every word of the true value stands at the same place in a
+    wrong one too, and a value may be the beginning of another: only the newline knows that it is complete.
+    Both edits are
     symmetric: who does not know the fact cannot tell which corner of the square is the true value.
     """
     new, extra = rng.sample([word for word in POOL if word not in value], 2)
@@ -54,7 +57,8 @@ def mmlu(rng: random.Random, question_first: bool = False, mixed: bool = False) 
     The options stand before the question, unlike in MMLU itself. A small model that knows the question judges
     each option while it reads it and carries a running verdict along, which needs no Gather-and-Aggregate
     (data/README.md). `question_first=True` gives that form; one stage of training has some of it.
-    `mixed=True` has the letters in random order, so that the next letter does not say which option just ended.
+    `mixed=True` has the letters in random order, so that the next letter does not say which option just
+    ended.
     """
     (town, relation), value = rng.choice(list(facts().items()))
     options = rng.sample(alike(rng, value), 4)
@@ -88,7 +92,9 @@ def knowledge(rng: random.Random) -> Example:
 
 
 def dictionary(rng: random.Random, n_pairs: int) -> tuple[str, dict[str, str]]:
-    """A random dictionary as text (`Dictionary: ⏎ apple: 17 ⏎ ...`) and as a dict, keys and values distinct."""
+    """A random dictionary as text (`Dictionary: ⏎ apple: 17 ⏎ ...`) and as a dict, keys and values
+    distinct.
+    """
     pairs = dict(zip(rng.sample(NOUNS, n_pairs), rng.sample(NUMBERS, n_pairs)))
     return "Dictionary:\n" + "".join(f"{key}: {value}\n" for key, value in pairs.items()), pairs
 

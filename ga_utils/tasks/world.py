@@ -22,10 +22,14 @@ POOL = "amber river owl stone red moon fern silver bell wolf salt rose tower win
 PEOPLE = "Ada Ben Cleo Dan Eva Finn Gus Hana Ivan Joy Kim Leo Mia Ned Ola Pia".split()
 NOUNS = (
     "apple anchor arrow basket bead bench bike boat bone book boot bottle bowl box bread brick broom brush "
-    "bucket button cake camera candle card carpet cart chain chair chalk clock cloth coat coin comb cork crown "
-    "cup desk dish doll door drum fan fiddle fork frame glove hammer hat honey hook horn jar jug kettle key kite "
-    "knife ladder lamp leaf lemon lens lock map mask medal mirror nail needle nest net oar onion orange pan paper "
-    "pear pen pin pipe plate plum pot purse rake ring rope saddle sail saw shell shoe spoon stamp stool thread "
+    "bucket button cake camera candle card carpet cart chain chair chalk clock cloth coat coin comb cork "
+    "crown "
+    "cup desk dish doll door drum fan fiddle fork frame glove hammer hat honey hook horn jar jug kettle "
+    "key kite "
+    "knife ladder lamp leaf lemon lens lock map mask medal mirror nail needle nest net oar onion orange "
+    "pan paper "
+    "pear pen pin pipe plate plum pot purse rake ring rope saddle sail saw shell shoe spoon stamp stool "
+    "thread "
     "ticket tile torch"
 ).split()
 VERBS = "bought lost found sold drew broke".split()

@@ -144,7 +144,9 @@ def _lettered(
 
 
 def _four_towns_parts(rng: random.Random, mixed: bool) -> list[tuple[str, bool]]:
-    """Four towns' values as options, then a question about each town: options can't be judged while being read."""
+    """Four towns' values as options, then a question about each town: options can't be judged while being
+    read.
+    """
     relation = rng.choice(world.RELATIONS)
     towns = {" ".join(world.facts()[town, relation]): town for town in rng.sample(world.TOWNS, 4)}
     lines, pairs = _lettered(rng, list(towns), mixed)
@@ -154,7 +156,9 @@ def _four_towns_parts(rng: random.Random, mixed: bool) -> list[tuple[str, bool]]
 
 
 def _which_parts(rng: random.Random) -> list[tuple[str, bool]]:
-    """Lettered options, single words or look-alikes, and three of them asked for by their text: no knowledge needed."""
+    """Lettered options, single words or look-alikes, and three of them asked for by their text: no knowledge
+    needed.
+    """
     value = rng.choice(list(world.facts().values()))
     options = (
         rng.sample(world.NOUNS, 4)

@@ -1,10 +1,11 @@
 """Llamba from Llama: `tiny-llamba-unaligned` and `tiny-llamba` (MOHAWK, Bick et al. 2024, arXiv 2408.10189).
 
-1. `from_llama`: embeddings, MLPs, norms and output head are the teacher's; each mixer starts from the attention it
-   stands in for, x from v, B from k, C from q, head by head, so that head h of the student answers to head h of the
-   teacher.
-2. `Alignment`: layer by layer, on the teacher's own hidden states, a mixer learns to write what the attention writes, and
-   each head what its counterpart writes. Layers never see one another: the result is *unaligned* end to end.
+1. `from_llama`: embeddings, MLPs, norms and output head are the teacher's; each mixer starts from the
+   attention it stands in for, x from v, B from k, C from q, head by head, so that head h of the student
+   answers to head h of the teacher.
+2. `Alignment`: layer by layer, on the teacher's own hidden states, a mixer learns to write what the attention
+   writes, and each head what its counterpart writes. Layers never see one another: the result is *unaligned*
+   end to end.
 3. `prediction_loss`: the whole student learns to predict what the teacher predicts.
 """
 
@@ -22,7 +23,8 @@ from ga_utils.training.loop import answers
 
 
 def from_llama(teacher: LlamaForCausalLM, d_state: int) -> LlambaForCausalLM:
-    """A Llamba with the teacher's weights everywhere but in the mixers, which start from the teacher's attention."""
+    """A Llamba with the teacher's weights everywhere but in the mixers, which start from the teacher's
+    attention."""
     c = teacher.config
     mlp = {"intermediate_size": c.intermediate_size, "bias": False, "act_fn": "silu"}
     ssm = {
@@ -71,7 +73,8 @@ def _start_from_attention(mixer: nn.Module, attention: nn.Module) -> None:
 
 
 class Alignment:
-    """The loss that aligns a student's mixers to the attention they stand in for, on the teacher's hidden states.
+    """The loss that aligns a student's mixers to the attention they stand in for, on the teacher's hidden
+    states.
 
     Call it as `loop.train` does: with the student and a batch.
     """
@@ -129,14 +132,16 @@ class Alignment:
 
 
 def written(z: torch.Tensor, weight: torch.Tensor, n_heads: int) -> torch.Tensor:
-    """What each head adds to the residual stream: z [batch, pos, n_heads * d_head] to [batch, pos, head, d_model]."""
+    """What each head adds to the residual stream: z [batch, pos, n_heads * d_head] to [batch, pos, head,
+    d_model]."""
     return torch.einsum(
         "blhd,mhd->blhm", z.float().unflatten(-1, (n_heads, -1)), weight.unflatten(-1, (n_heads, -1))
     )
 
 
 def prediction_loss(teacher: LlamaForCausalLM):
-    """End to end: the student's next-token loss on answers, and its divergence from the teacher everywhere."""
+    """End to end: the student's next-token loss on answers, and its divergence from the teacher
+    everywhere."""
 
     def loss(student: LlambaForCausalLM, data: dict, step: int = 0) -> tuple[torch.Tensor, dict[str, float]]:
         with torch.autocast("cpu", torch.bfloat16):

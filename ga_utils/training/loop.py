@@ -1,8 +1,8 @@
-"""The training loop: `Run` is everything that changes while training, saved and resumed as one.
+"""The training loop, and `TrainingState`: everything that changes while training, saved and resumed as one.
 
-A run resumes after a kill, and gives the same weights on the same machine whether it was interrupted or not: the
-text of a step depends on the stream's name and the step alone, and weights, optimizer state and step are saved
-together, atomically.
+A killed run resumes, and on the same machine it gives the same weights whether it was interrupted or not: the
+text of a step depends only on the stream's name and the step's number, and weights, optimizer state and step
+are saved together, atomically.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Loss = Callable[[PreTrainedModel, dict[str, torch.Tensor], int], tuple[torch.Ten
 
 
 @dataclass
-class Run:
-    """Everything that changes while training, so that it can be saved and resumed as one."""
+class TrainingState:
+    """A model, its optimizers and the number of steps done; `folder` is where `save` puts them."""
 
     model: PreTrainedModel
     optimizers: list[torch.optim.Optimizer]
@@ -44,10 +44,10 @@ class Run:
     def save(self) -> None:
         tensors = {f"model.{name}": p.data for name, p in self.model.named_parameters()}
         for i, optimizer in enumerate(self.optimizers):
-            for j, state in optimizer.state_dict()["state"].items():
+            for j, values in optimizer.state_dict()["state"].items():
                 tensors |= {
                     f"optimizer.{i}.{j}.{key}": value
-                    for key, value in state.items()
+                    for key, value in values.items()
                     if torch.is_tensor(value)
                 }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ class Run:
         save_file(
             {k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"step": str(self.step)}
         )
-        os.replace(temporary, self.file)  # a kill leaves the old file or the new one, never half of one
+        os.replace(temporary, self.file)  # atomic: a kill leaves either the old file or the new one
 
     def resume(self) -> None:
         """Continue from the saved state, if there is one."""
@@ -106,39 +106,44 @@ def answers(logits: torch.Tensor, data: dict) -> tuple[torch.Tensor, dict[str, f
 
 
 def train(
-    run: Run, stages: list[Stage], lr: float, stream: str, writer: Writer, loss: Loss = answer_loss
+    state: TrainingState,
+    stages: list[Stage],
+    lr: float,
+    stream: str,
+    writer: Writer,
+    loss: Loss = answer_loss,
 ) -> None:
     """Train through the stages: warm-up over 100 steps, linear decay over the last 35 %.
 
     Args:
         stream: name of the random stream; step s draws its text from f"{stream}-{s}".
-        loss: called with the model, a batch and the step; gives the loss and numbers to show in the bar.
+        loss: called with the model, a batch and the step; returns the loss and numbers for the progress bar.
     """
-    run.resume()
+    state.resume()
     total = sum(stage.steps for stage in stages)
     schedule = [stage for stage in stages for _ in range(stage.steps)]
     smooth: dict[str, float] = {}
-    run.model.train()
-    bar = tqdm(total=total, initial=run.step, unit="step", desc=stream)
-    while run.step < total:
-        step = run.step
+    state.model.train()
+    bar = tqdm(total=total, initial=state.step, unit="step", desc=stream)
+    while state.step < total:
+        step = state.step
         rate = lr * min(1.0, (step + 1) / 100, (total - step) / (0.35 * total) + 0.02)
-        for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
+        for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         data = batch(writer.rows(random.Random(f"{stream}-{step}"), schedule[step]))
-        value, shown = loss(run.model, data, step)
+        value, shown = loss(state.model, data, step)
         value.backward()
-        nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-        for optimizer in run.optimizers:
+        nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+        for optimizer in state.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        run.step += 1
+        state.step += 1
         for kind, number in shown.items():
             smooth[kind] = 0.95 * smooth.get(kind, number) + 0.05 * number
         bar.set_postfix({kind: f"{number:.2f}" for kind, number in smooth.items()}, refresh=False)
         bar.update()
-        if run.step % SAVE_EVERY == 0 or run.step == total:
-            run.save()
+        if state.step % SAVE_EVERY == 0 or state.step == total:
+            state.save()
     bar.close()
 
 

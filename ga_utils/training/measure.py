@@ -41,7 +41,8 @@ def accuracies(lm: LM, n: int) -> dict[str, Score]:
 
 
 def headline(lm: LM, n: int) -> tuple[pd.DataFrame, str]:
-    """Find the heads on one seed, measure them on another: accuracy on every task, and the other heads' median."""
+    """Find the heads on one seed, measure them on another: accuracy on every task, and the other heads'
+    median."""
     roles = find_roles(lm, tasks.mmlu(lm, n=300, seed=1), tasks.knowledge(lm, n=300, seed=1))
     if not (roles.gather and roles.aggregate):
         return pd.DataFrame(), f"{lm.name}: no Gather and Aggregate heads found; suspects: {roles.suspects}"
@@ -55,7 +56,8 @@ def headline(lm: LM, n: int) -> tuple[pd.DataFrame, str]:
     for head in (*roles.gather, roles.aggregate):
         drops[head.layer, head.head] = np.nan
     lines = [
-        f"{len(alive_heads(lm))} heads alive; median other head: letters fall {100 * np.nanmedian(drops):.1f} points"
+        f"{len(alive_heads(lm))} heads alive; median other head: letters fall "
+        f"{100 * np.nanmedian(drops):.1f} points"
     ]
     lines += [f"gather score of {h}: {roles.gather_score[h.layer, h.head]:.2f}" for h in roles.gather]
     a = roles.aggregate

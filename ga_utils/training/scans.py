@@ -1,7 +1,8 @@
-"""Faster scans for training on a CPU, in place of Hugging Face's plain PyTorch ones. Same numbers (a test says so).
+"""Faster scans for training on a CPU, in place of Hugging Face's plain PyTorch ones. Same numbers (a test
+says so).
 
-Hugging Face's fallback for Mamba-1 is a Python loop over all positions, and for Mamba-2 a chain of large einsums. Both
-are module-level functions of the modelling files, which is where `fast_scans` puts these.
+Hugging Face's fallback for Mamba-1 is a Python loop over all positions, and for Mamba-2 a chain of large
+einsums. Both are module-level functions of the modelling files, which is where `fast_scans` puts these.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def mamba2_chunk_scan(
     dt_limit=(0.0, float("inf")),
     **unused,
 ):
-    """Mamba-2: hidden_states [batch, pos, head, d_head], dt [batch, pos, head], A [head], B and C [batch, pos, group, d_state]."""
+    """Mamba-2: hidden_states [batch, pos, head, d_head], dt [batch, pos, head], A [head], B and C [batch,
+    pos, group, d_state]."""
     each = hidden_states.shape[2] // B.shape[2]
     B, C = (part.repeat_interleave(each, dim=2) for part in (B, C))
     dt = (F.softplus(dt.float() + dt_bias.float()) if dt_softplus else dt.float()).clamp(*dt_limit)
@@ -44,7 +46,8 @@ def mamba2_chunk_scan(
 def mamba_selective_scan(
     hidden_states, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, **unused
 ):
-    """Mamba-1: hidden_states, dt and z [batch, channel, pos], A [channel, d_state], B and C [batch, d_state, pos]."""
+    """Mamba-1: hidden_states, dt and z [batch, channel, pos], A [channel, d_state], B and C [batch, d_state,
+    pos]."""
     length, padding = hidden_states.shape[-1], -hidden_states.shape[-1] % CHUNK
     dt = F.softplus(dt.float() + delta_bias.unsqueeze(-1)) if delta_softplus else dt.float()
     # [pos in chunk, batch, chunk, channel or d_state]; at padding the state neither decays nor grows
@@ -72,7 +75,8 @@ def mamba_selective_scan(
 
 @contextmanager
 def fast_scans() -> Iterator[None]:
-    """While it lasts, Mamba2, Zamba2 and FalconMamba scan with the functions above; there is no cache then."""
+    """While it lasts, Mamba2, Zamba2 and FalconMamba scan with the functions above; there is no cache
+    then."""
     with ExitStack() as patches:
         for family, scan in (
             ("mamba2", mamba2_chunk_scan),

@@ -1,14 +1,17 @@
-"""Press a trained model to use few heads: how `tiny-llama-minimal` comes from `tiny-llama` (`Thrift`: a hybrid's attention).
+"""Losses that leave only a few heads active: how `tiny-llama-minimal` comes from `tiny-llama`.
 
-In the whole model several heads share each role and stand in for one another, so that no single one is decisive.
-Three kinds of pressure concentrate the roles; none says what a head is to do.
+In the whole model several heads share each role and stand in for one another, so that no single one is
+decisive. Three things concentrate the roles. None of them says what a head is to do.
 
-1. A penalty on how many heads *write* at a token: a head's output is compared with the residual stream it is added to,
-   and a concave function counts it. Two heads that each do half of a job then cost more than one that does it all.
-2. Fading: chosen heads are turned down to nothing over hundreds of steps, while the model trains on, and are then
+1. A penalty on how many heads *write* at a token. The size of a head's output is compared with that of the
+   residual stream it is added to, and a concave function counts it: two heads that each do half of a job cost
+   more than one that does all of it.
+2. Fading: chosen heads are scaled down to zero over hundreds of steps, while training goes on, and are then
    pruned. (Pruned at once, the model falls back to chance and takes long to recover.)
-3. Rows of facts alone are read with one head disabled, each in its turn, so that no single head decides over knowledge: large
-   models have that redundancy from their size.
+3. Rows that hold only facts are read with one head disabled, a different one each time, so that no single
+   head is decisive for knowledge. Large models have that redundancy because of their size.
+
+`FewWritesLoss` is the first of these for the attention of `tiny-zamba2`.
 """
 
 from __future__ import annotations
@@ -29,18 +32,19 @@ from ga_utils.training.loop import answer_loss
 FACTS = tuple(KINDS.index(kind) for kind in ("fact", "content"))
 
 
-class Pressure:
-    """`loop.answer_loss` under all three; a loss for `loop.train`.
+class FewHeadsLoss:
+    """`loop.answer_loss` plus all three, as a loss for `loop.train`.
 
-    A head that adds w to a residual stream x counts log(1 + |w|/(t|x|)) / log(1 + 1/t): 0 if it is silent, 1 if it
-    writes as much as is there.
+    A head that adds w to the residual stream x counts log(1 + |w|/(t|x|)) / log(1 + 1/t): 0 if it writes
+    nothing, 1 if it writes as much as is already there.
 
     Args:
         lm: a Llama-type model with one mixer a layer; hooks stay on it until `remove()`.
-        at_all, at_closings, at_answers: what one more head costs, in nats of loss, at an average token, at the two
-            tokens that close a line, and at the token before an answer. All three set in over `ramp` steps.
-        fading, steps: these heads are turned down, linearly, to nothing after so many steps.
         newline: the id of the newline token.
+        at_all, at_closings, at_answers: the price of one more head, in nats of loss: at an average token, at
+            the two tokens that close a line, and at the token before an answer. All three rise linearly over
+            `ramp` steps.
+        fading, steps: these heads are scaled down linearly and reach zero after `steps` steps.
         threshold: t above; outputs much smaller than t|x| are nearly free.
     """
 
@@ -59,7 +63,7 @@ class Pressure:
         self.newline, self.threshold, self.ramp = newline, threshold, ramp
         self.costs = (at_all, at_closings, at_answers)
         self.fading, self.steps, self.alive = list(fading), steps, alive_heads(lm)
-        self.scale: dict[int, torch.Tensor] = {}  # layer -> what multiplies each head, [batch, 1, head]
+        self.scale: dict[int, torch.Tensor] = {}  # layer -> the factor of each head, [batch, 1, head]
         self.stream: dict[int, torch.Tensor] = {}  # layer -> |x|, [batch, pos]
         self.counts: list[torch.Tensor] = []  # one [batch, pos] a layer
         self.hooks = ExitStack()
@@ -94,7 +98,7 @@ class Pressure:
             scale[:, head.layer, head.head] = max(0.0, 1 - step / self.steps)
         facts_alone = ((kinds == -1) | torch.isin(kinds, torch.tensor(FACTS))).all(1)
         for row in facts_alone.nonzero().flatten().tolist():
-            head = self.alive[(step * len(kinds) + row) % len(self.alive)]  # each in turn
+            head = self.alive[(step * len(kinds) + row) % len(self.alive)]  # a different one each time
             scale[row, head.layer, head.head] = 0
         self.scale = {layer: scale[:, layer].unsqueeze(1) for layer in range(self.shape[0])}
 
@@ -121,11 +125,13 @@ class Pressure:
         return edit
 
 
-class Thrift:
-    """`loop.answer_loss`, and a price on every token at which a Zamba2's attention writes; a loss for `loop.train`.
+class FewWritesLoss:
+    """`loop.answer_loss` plus a price on every token at which a Zamba2's attention writes, as a loss for
+    `loop.train`.
 
-    Each hybrid layer counts log(1 + |w|/(t|x|)) / log(1 + 1/t) at each token, w what its attention adds to the stream x
-    before the layer's Mamba-2 reads it. Where two routes lead to an answer, through attention at two tokens, one is enough.
+    Each hybrid layer counts log(1 + |w|/(t|x|)) / log(1 + 1/t) at each token, where w is what its attention
+    adds to the residual stream x before the layer's Mamba-2 reads it. If attention at two different tokens
+    leads to the same answer, the price leaves one of them.
     """
 
     def __init__(self, model: PreTrainedModel, cost: float, ramp: int, threshold: float = 0.05):
@@ -161,6 +167,9 @@ def prune(lm: LM, head: Head) -> None:
     """Remove a head for good: its rows of q, k, v and its columns of the output projection become zero.
 
     Training cannot bring it back: with both sides at zero, neither gets a gradient.
+
+    Raises:
+        ValueError: the head shares its keys and values with others (grouped queries).
     """
     (mixer,) = [m for m in lm.mixers if m.layer == head.layer]
     if mixer.module.k_proj.out_features != mixer.out_proj.in_features:

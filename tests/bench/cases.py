@@ -1,4 +1,6 @@
-"""What the sweep benchmark runs on: a random Llama, a word-level tokenizer, prompts of exactly the length asked for."""
+"""What the sweep benchmark runs on: a random Llama, a word-level tokenizer, prompts of exactly the length
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ class Case:
     """One model and one set of prompts; all of it follows from these numbers.
 
     prefix: tokens that all prompts share, in front of their own `tokens`.
-    peer_heads: heads that a peer disables in each repeat, equally many of every layer; their time is scaled to all
-    heads, because a whole forward pass costs the same whichever head is off.
+    peer_heads: heads that a peer disables in each repeat, equally many of every layer; their time is scaled
+    to all heads, because a whole forward pass costs the same whichever head is off.
     """
 
     name: str
@@ -35,8 +37,10 @@ class Case:
 
     @cached_property
     def lm(self) -> ga.LM:
-        """Random weights, large enough that disabling one head moves a log-probability by about 0.1, a hundred times
-        what contenders may differ by; much larger ones make a network chaotic, as no trained one is."""
+        """Random weights, large enough that disabling one head moves a log-probability by about 0.1, a
+        hundred times what contenders may differ by; much larger ones make a network chaotic, as no trained
+        one is.
+        """
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=self.vocabulary,
