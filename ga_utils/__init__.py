@@ -10,16 +10,16 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 | Gather head | condenses a segment of the context into the segment's last token | `gather_score` |
 | Aggregate head | lets the last token pick the right segment | `aggregate_score` |
 | segment | one option or pair: a line of the prompt that ends in a newline | `segments` |
-| z | a head's output before the output projection, [batch, pos, n_heads * d_head] | input of `Mixer.out_proj` |
+| z | a head's output before `out_proj`, [batch, pos, n_heads * d_head] | input of `Mixer.out_proj` |
 | disable, ablate | replace a head's z by zeros, a mean, or another prompt's z | `ablate` |
 | minimal model | the first N layers, up to and including the Aggregate layer | `truncate` |
 | pattern, A | attention weights [n_heads, query, key] | `attention_map` |
-| implicit attention | an SSM as a matrix over positions; *hidden attention* in Ali et al. | `attention_map`, `ssm.Scan` |
-| SSD, L ∘ (C Bᵀ) | Mamba-2's scan: the decays L, elementwise times C Bᵀ | `ssm.Scan.matrix`, `models.llamba.ssd` |
+| implicit attention | an SSM as a matrix over positions; *hidden attention* in Ali et al. | `attention_map` |
+| SSD, L ∘ (C Bᵀ) | Mamba-2's scan: the decays L, elementwise times C Bᵀ | `ssm.Scan.matrix` |
 | d_state | numbers an SSM head remembers for each of its channels | `ssm.Scan.B`, last axis |
 | KV retrieval, n_pairs | look up one key of a random dictionary | `tasks.kv_retrieval` |
 | minimal pair | two prompts that differ only in what is asked about | notebook 02 |
-| hybrid | a model with softmax attention in some layers and SSMs in others | `replace_layer`, `mask_last_row` |
+| hybrid | a model with attention in some layers and SSMs in others | `replace_layer`, `mask_last_row` |
 | sharpness | 1: all attention on one key; 0: spread evenly | `sharpness` |
 | 95 % interval | Wilson score interval of an accuracy | `Score.ci95` |
 """
