@@ -94,11 +94,15 @@ def test_afterwards_both_are_as_before(pair, replace, error):
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+# float64 leaves nothing to rounding, but Hugging Face's eager attention takes its softmax in float32, where a
+# float64 row that sees nothing but padding becomes NaN.
+@pytest.mark.parametrize(
+    "attention, dtype, tolerance", [("sdpa", torch.float64, 1e-5), ("eager", torch.float32, 5e-5)]
+)
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("replace", REPLACE)
-def test_padding_changes_nothing(pair, replace, side, attention):
-    student, teacher = pair
+def test_padding_changes_nothing(tokenizer, replace, side, attention, dtype, tolerance):
+    student, teacher = (families.build(family, tokenizer, dtype) for family in ("llamba", "llama"))
     teacher.model.set_attn_implementation(attention)
     prompts = [PROMPT, PROMPT.replace("apple: 17\n", ""), "apple"]
     padded = student.tokenizer(prompts, return_tensors="pt", padding=True, padding_side=side)
@@ -106,7 +110,7 @@ def test_padding_changes_nothing(pair, replace, side, attention):
     with REPLACE[replace](student, teacher), torch.no_grad():
         found = student.model(**padded, use_cache=False).logits
         for prompt, row, mask in zip(prompts, found, padded.attention_mask.bool()):
-            torch.testing.assert_close(row[mask], logits(student, prompt), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(row[mask], logits(student, prompt), atol=tolerance, rtol=0)
     assert found.isfinite().all()
 
 
