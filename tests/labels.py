@@ -1,9 +1,12 @@
 """A GPU made of labels: tensors in the machine's memory, some of which count as being on "cuda:0".
 
-Storages are labelled, not tensors, so views, parameters, `.data` and gradients need no care of their own. Two modes
-work together. `_Calls` sees what Python calls: it reads and replaces device arguments, answers `.device`, and moves
-tensors. `_Operations` sees every operation that PyTorch then carries out, those of the backward pass included: it
-labels what is computed from labelled tensors, and raises as PyTorch does when the two kinds meet.
+A label belongs to a storage, so views, parameters, `.data` and saved gradients share it. Two modes work
+together. `_Calls` sees what Python calls: it replaces device arguments, answers `.device`, and moves tensors.
+`_Operations` sees every operation that PyTorch carries out, also in the backward pass: it labels what is
+computed from labelled tensors, and raises as PyTorch does when the two kinds meet.
+
+What it can't see: code that asks for CUDA itself (`torch.cuda`, `torch.Generator(device="cuda")`), and
+devices that torch functions written in Python ask for on their own.
 """
 
 from __future__ import annotations
@@ -20,20 +23,21 @@ CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 MEET = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
 INDICES = "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
 NO_NUMPY = (
-    "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+    "can't convert cuda:0 device type tensor to numpy. "
+    "Use Tensor.cpu() to copy the tensor to host memory first."
 )
 
 aten = torch.ops.aten
-CROSSING = {aten.copy_, aten.fill_}  # write into their first tensor, wherever the second one is
+CROSSING = {aten.copy_, aten.fill_}  # write into their first tensor from any device
 INDEXING = {aten.index, aten._unsafe_index, aten.index_put, aten.index_put_, aten._index_put_impl_}
-JOINING = {aten.cat, aten.stack}  # take no scalars from the CPU
+JOINING = {aten.cat, aten.stack}  # unlike arithmetic, they refuse scalars from the CPU too
 
 
 class Labels:
     """Which storages are on the GPU.
 
-    Inside `with labels.on():` tensors behave as on a machine with a GPU. `put` labels a tensor or a module where
-    it lies.
+    Inside `with labels.on():` tensors behave as on a machine with a GPU. `put` labels a tensor or a module in
+    place.
     """
 
     def __init__(self):
@@ -68,8 +72,8 @@ class Labels:
 
     def move(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         """The tensor itself if it is on the device, else a copy there; gradients go back the same way."""
-        there = device.type == "cuda"
-        return tensor if self.has(tensor) == there else _Move.apply(tensor, self, device)
+        on_gpu = device.type == "cuda"
+        return tensor if self.has(tensor) == on_gpu else _Move.apply(tensor, self, device)
 
     def device_of(self, tensor: torch.Tensor) -> torch.device:
         return CUDA if self.has(tensor) else CPU
