@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveMemory(TorchDispatchMode):
-    """Inside `with`: `now` and `peak`, the bytes that tensors made inside hold, and the most they held at once.
+    """Inside `with`: `now` and `peak`, the bytes that tensors made inside hold, and the most that they held.
 
     Only tensors on the model's device count, and its weights don't.
     """
@@ -41,8 +41,8 @@ class LiveMemory(TorchDispatchMode):
 class OnMeta(LiveMemory):
     """`LiveMemory` for a model on the `meta` device, whose tensors have shapes and no numbers.
 
-    So that code runs there which looks at numbers, every question that it asks of one is answered with yes, and
-    what it brings to the CPU is all zeros.
+    Code that looks at numbers runs as well: a question about a number is answered with yes, and what is brought
+    to the CPU is all zeros.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -1,7 +1,7 @@
 """Large models on a small card, without any card: `evaluate` and `sweep_heads` on the `meta` device.
 
-Tensors there have shapes and no numbers. The bytes of those that are alive at once are added up, so this shows
-whether batches are sized well; fragmentation and what CUDA itself takes (some 0.5 GB) come on top.
+Tensors there have shapes and no numbers. The tests add up the bytes of those that are alive at the same time:
+are batches sized well? On a real card, fragmentation and CUDA itself (some 0.5 GB) come on top.
 """
 
 import random
@@ -74,7 +74,7 @@ def test_evaluate_fits_a_card_of_15_gb(ask, eight_billion, tokenizer, monkeypatc
 
 @pytest.mark.parametrize("ask", [few_shot, one_long, four_texts])
 def test_a_sweep_fits_a_card_of_15_gb(ask, eight_billion, tokenizer, monkeypatch):
-    """Heads of the last layer, of which several run in one batch where they fit, and one of an early layer."""
+    """Heads of the last layer, several in one batch where they fit, and a head of an early layer."""
     examples, heads = ask(tokenizer), ["L2H0", "L17H0", "L17H1", "L17H2"]
 
     def sweep(lm):

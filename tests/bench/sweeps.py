@@ -160,7 +160,8 @@ def report(cases: list[Case], measured: dict[str, dict]) -> dict:
     result: dict = {
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {
-            name: _version(name) for name in ("torch", "transformers", "transformer_lens", "nnsight")
+            name: _version(name)
+            for name in ("torch", "transformers", "transformer_lens", "nnsight", "lm_eval")
         },
         "cases": {case.name: measured[case.name] for case in cases},
         "spread": {},
@@ -173,6 +174,13 @@ def report(cases: list[Case], measured: dict[str, dict]) -> dict:
             result[f"{word}_vs_{what}"] = {name: ratio["median"] for name, ratio in ratios.items()}
             result["spread"][f"{word}_vs_{what}"] = ratios
     return result
+
+
+def save(result: dict, path: Path) -> None:
+    """Write results as JSON; what other benchmarks have written into the same file stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | result, indent=1))
 
 
 def _version(package: str) -> str:
@@ -197,12 +205,12 @@ def main(arguments: list[str] | None = None) -> dict:
     peers = {name: PEERS[name] for name in list(PEERS)[:2]} if options.quick else PEERS
     measured = {}
     for case in cases:
-        measured[case.name] = measure(case, peers)
+        chosen = {name: make for name, make in peers.items() if name in (case.peers or peers)}
+        measured[case.name] = measure(case, chosen)
         print(table(case, measured[case.name]["seconds"]), flush=True)
     result = report(cases, measured)
     print(f"{result['machine']['threads']} threads on {result['machine']['cpus']} CPUs;", result["versions"])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1))
+    save(result, options.out)
     return result
 
 
