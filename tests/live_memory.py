@@ -41,8 +41,8 @@ class LiveMemory(TorchDispatchMode):
 class OnMeta(LiveMemory):
     """`LiveMemory` for a model on the `meta` device, whose tensors have shapes and no numbers.
 
-    Code that looks at numbers runs as well: a question about a number is answered with yes, and what is brought
-    to the CPU is all zeros.
+    Code that looks at numbers runs as well: a question about a number is answered with yes, and what is
+    brought to the CPU is all zeros.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

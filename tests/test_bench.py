@@ -29,7 +29,7 @@ import ga_utils as ga
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
 def test_a_map_of_four_channels_takes_no_memory_for_the_other_8188():
-    """All of them would be 8.6 GB; the layer's operands for 512 tokens, which every map needs, are about 0.1 GB."""
+    """All of them would be 8.6 GB. Every map needs the layer's operands, about 0.1 GB for 512 tokens."""
     assert implicit_attention.four_channels() < 0.3e9
 
 
@@ -41,7 +41,7 @@ def test_maps_of_all_mamba2_heads_take_at_most_three_times_their_products():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
 def test_memory_that_the_allocator_keeps_does_not_hide_growth():
-    """Chunks of 16 MB come from the heap once a larger one was freed; their memory stays until it is trimmed."""
+    """Chunks of 16 MB come from the heap once a larger one was freed, and stay there until it is trimmed."""
     blocks = [torch.ones(1 << 22) for _ in range(10)]
     del blocks
     assert 0.9e8 < implicit_attention.peak_growth(lambda: torch.ones(25_000_000)) < 1.2e8

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: a random Llama, a word-level tokenizer, prompts of exactly the length asked for."""
+"""What the benchmarks run on: a random Llama, a tokenizer of words, prompts of just the length asked for."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Case:
     prefix: tokens that all prompts share, in front of their own `tokens`.
     choice_tokens: tokens of each of a prompt's four choices.
     peers: the names of those that take part, where not all do.
-    peer_heads: heads that a peer disables in each repeat, equally many of every layer; their time is scaled to all
-    heads, because a whole forward pass costs the same whichever head is off.
+    peer_heads: heads that a peer disables in each repeat, equally many of every layer. Their time is scaled
+        to all heads: a whole forward pass costs the same whichever head is off.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Case:
 
     @cached_property
     def lm(self) -> ga.LM:
-        """Random weights, large enough that disabling one head moves a log-probability by about 0.1, a hundred times
-        what contenders may differ by; much larger ones make a network chaotic, as no trained one is."""
+        """Random weights, large enough that disabling one head moves a log-probability by about 0.1, a
+        hundred times what contenders may differ by. Much larger ones make a network chaotic, as no trained one is."""
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=self.vocabulary,

@@ -1,7 +1,8 @@
-"""`ga.evaluate` beside lm-evaluation-harness on the same requests: `python tests/bench/evaluate.py [--quick]`.
+"""`ga.evaluate` beside lm-evaluation-harness: `python tests/bench/evaluate.py`, or with `--quick`.
 
-Both get the same model, texts and threads, and take turns. Log-probabilities are compared before a repeat's times
-count. A ratio is the harness's time over ours in the same repeat. Of the harness's batch sizes the faster one counts.
+Both get the same model, requests and threads, and take turns. Log-probabilities are compared before a
+repeat's times count. A ratio is the harness's time over ours in the same repeat. Of the harness's batch sizes the
+faster one counts.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ TOLERANCE = 1e-4  # of a log-probability
 
 
 def harness(case: Case, batch_size: int | str) -> Callable[[], np.ndarray]:
-    """A function that gives log-probabilities [prompt, choice] by the harness's own class for Hugging Face models.
+    """A function that gives log-probabilities [prompt, choice], by the harness's class for such models.
 
-    "auto" tries batches of up to as many texts as there are; the harness's own limit, 64, could never be filled.
+    "auto" tries batches of up to as many texts as there are: the harness's own limit, 64, is never filled.
     """
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
@@ -96,9 +97,8 @@ def table(case: Case, times: dict[str, list[float]]) -> str:
             f"  {name:20}{statistics.median(seconds):9.2f} s{min(seconds):9.2f} -{max(seconds):6.2f}"
         )
     wanted = f"; floor {floor}" if floor else ""
-    lines.append(
-        f"  ours: {ratio['median']:.2f} ({ratio['min']:.2f} - {ratio['max']:.2f}) times as fast as {ratio['peer']}{wanted}"
-    )
+    spread = f"{ratio['median']:.2f} ({ratio['min']:.2f} - {ratio['max']:.2f})"
+    lines.append(f"  ours: {spread} times as fast as {ratio['peer']}{wanted}")
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """Head sweeps side by side, in one run: `make bench` (with peers), or `python tests/bench/sweeps.py --quick`.
 
-Everyone gets the same weights, the same prompts and the same threads, and takes turns: A B C A B C ... In each repeat,
-all numbers are compared before the repeat's times count. A ratio is a peer's time over ours in the same repeat;
-medians of ratios, their smallest and largest, and the times themselves go to the screen and to build/bench.json.
+Everyone gets the same weights, the same prompts and the same threads, and takes turns: A B C A B C ... In
+each repeat, all numbers are compared before its times count. A ratio is a peer's time over ours in one repeat.
+Medians of ratios, their smallest and largest, and the times go to the screen and to build/bench.json.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def check_ours(
 
 
 def measure(case: Case, peers: dict[str, Callable]) -> dict:
-    """Times of all contenders on one case, {name: [seconds for all heads, one for each repeat]}, and their agreement.
+    """Times of all contenders on one case, {name: [seconds for all heads, by repeat]}, and their agreement.
 
     Before the first repeat everybody warms up on one head.
     """
@@ -125,7 +125,7 @@ def measure(case: Case, peers: dict[str, Callable]) -> dict:
 
 
 def against(times: dict[str, list[float]], peers: list[str], mine: str) -> dict:
-    """How many times longer the fastest of `peers` takes: median, smallest and largest ratio over the repeats."""
+    """How many times longer the fastest of `peers` takes: median, smallest and largest over the repeats."""
     fastest = min((name for name in peers if name in times), key=lambda name: statistics.median(times[name]))
     ratios = [theirs / own for theirs, own in zip(times[fastest], times[mine])]
     return {"peer": fastest, "median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
@@ -136,8 +136,9 @@ def table(case: Case, times: dict[str, list[float]]) -> str:
     peer_heads = len(case.some_heads(0))
     note = "all heads" if peer_heads == len(case.heads) else f"peers {peer_heads} heads a repeat, scaled"
     lines = [
-        f"{case.name}: {case.n_layers} layers x {case.n_heads} heads, width {case.width}, vocabulary {case.vocabulary:,}, "
-        f"{case.prompts} prompts of {case.prefix + case.tokens} tokens ({case.prefix} shared); {case.repeats} repeats, {note}",
+        f"{case.name}: {case.n_layers} layers x {case.n_heads} heads, width {case.width}, "
+        f"vocabulary {case.vocabulary:,}, {case.prompts} prompts of {case.prefix + case.tokens} tokens "
+        f"({case.prefix} shared); {case.repeats} repeats, {note}",
         f"  {'':26}{'seconds':>9}{'min - max':>17}{'x of fastest peer':>20}{'min - max':>15}",
     ]
     for name, seconds in times.items():
@@ -156,7 +157,7 @@ def table(case: Case, times: dict[str, list[float]]) -> str:
 
 
 def report(cases: list[Case], measured: dict[str, dict]) -> dict:
-    """What build/bench.json holds: {measure: {case: median ratio}}, their spread, all times, and what was run on what."""
+    """What goes into build/bench.json: {measure: {case: median ratio}}, their spread, times, versions."""
     result: dict = {
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {

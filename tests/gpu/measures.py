@@ -1,4 +1,4 @@
-"""Memory and speed of large shapes on a GPU. Each function returns rows for the report: {"what", "ok", ...}."""
+"""Memory and speed of large shapes on a GPU. Results are rows of the report: {"what", "ok", ...}."""
 
 from __future__ import annotations
 

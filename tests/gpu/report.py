@@ -1,6 +1,6 @@
 """Checks for a machine with an NVIDIA GPU: `make gpu`, or `python tests/gpu/report.py`. About ten minutes.
 
-Memory of 8B shapes under a cap of 15 GB, speed of a sweep, all notebooks; random weights, nothing is downloaded.
+Memory of 8B shapes under a cap of 15 GB, speed of a sweep, all notebooks. Weights are random: no downloads.
 Results: build/gpu.json and build/gpu.md, with the names of the card and the versions.
 """
 
@@ -70,8 +70,8 @@ def main(arguments: list[str] | None = None) -> dict:
     if options.device == "cuda" and not torch.cuda.is_available():
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         parser.error(
-            f"no NVIDIA GPU here that PyTorch can use (torch {torch.__version__}, built {built}). Where there is "
-            "one, choose a Python whose PyTorch sees it: make gpu PYTHON=python"
+            f"no NVIDIA GPU here that PyTorch can use (torch {torch.__version__}, built {built}). "
+            "Where there is one, choose a Python whose PyTorch sees it: make gpu PYTHON=python"
         )
     works = {
         "memory": lambda: measures.memory(options.device, options.quick),

@@ -1,4 +1,4 @@
-"""The paper's models as random weights on the GPU, and prompts for them. The tiny world's tokenizer serves all."""
+"""The paper's models with random weights, and prompts for them in the words of the tiny world."""
 
 from __future__ import annotations
 
