@@ -43,7 +43,8 @@ class Case:
     @cached_property
     def lm(self) -> ga.LM:
         """Random weights, large enough that disabling one head moves a log-probability by about 0.1, a
-        hundred times what contenders may differ by. Much larger ones make a network chaotic, as no trained one is."""
+        hundred times what contenders may differ by. Much larger ones make a network chaotic.
+        """
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=self.vocabulary,

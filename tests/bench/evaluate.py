@@ -1,7 +1,7 @@
 """`ga.evaluate` beside lm-evaluation-harness: `python tests/bench/evaluate.py`, or with `--quick`.
 
 Both get the same model, requests and threads, and take turns. Log-probabilities are compared before a
-repeat's times count. A ratio is the harness's time over ours in the same repeat. Of the harness's batch sizes the
+repeat's times count. A ratio is the harness's time over ours in one repeat. Of the harness's batch sizes, the
 faster one counts.
 """
 
@@ -30,7 +30,8 @@ TOLERANCE = 1e-4  # of a log-probability
 def harness(case: Case, batch_size: int | str) -> Callable[[], np.ndarray]:
     """A function that gives log-probabilities [prompt, choice], by the harness's class for such models.
 
-    "auto" tries batches of up to as many texts as there are: the harness's own limit, 64, is never filled.
+    "auto" tries batches of up to as many texts as it runs: a prompt runs once for choices of one token. Its
+    own limit, 64, would never be filled.
     """
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
@@ -42,7 +43,7 @@ def harness(case: Case, batch_size: int | str) -> Callable[[], np.ndarray]:
         tokenizer=copy.deepcopy(case.tokenizer),
         backend="causal",
         batch_size=batch_size,
-        max_batch_size=len(requests),
+        max_batch_size=len(case.examples if case.choice_tokens == 1 else requests),
         prefix_token_id=0,  # begins an empty prompt, of which there is none
     )
 

@@ -1,7 +1,7 @@
 """Head sweeps side by side, in one run: `make bench` (with peers), or `python tests/bench/sweeps.py --quick`.
 
 Everyone gets the same weights, the same prompts and the same threads, and takes turns: A B C A B C ... In
-each repeat, all numbers are compared before its times count. A ratio is a peer's time over ours in one repeat.
+each repeat, all numbers are compared before its times count. A ratio is a peer's time over ours in a repeat.
 Medians of ratios, their smallest and largest, and the times go to the screen and to build/bench.json.
 """
 
