@@ -9,7 +9,7 @@ PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 GOMP_SPINCOUNT ?= 1000
 export GOMP_SPINCOUNT
 
-.PHONY: env lab course refresh test test-colab bench
+.PHONY: env lab course refresh test test-colab bench gpu
 env: .venv/.ready          ## make .venv; nothing to do when it is up to date
 .venv/.ready: pyproject.toml constraints.txt
 	python3 -m venv .venv && $(PY) -m pip install -q -c constraints.txt -e ".[test]" && touch $@
@@ -34,6 +34,12 @@ test-colab: .venv-colab/.ready   ## the same, with the versions of a stock Colab
 	python3 -m venv .venv-colab && $(COLAB) -m pip install -q -c tests/colab.txt -e ".[test]" && touch $@
 
 bench: .venv-bench/.ready  ## times and memory side by side with the peers; build/bench.json and a figure
-	$(BENCH) tests/bench/sweeps.py && $(BENCH) tests/bench/growth.py && $(BENCH) tests/bench/implicit_attention.py
+	$(BENCH) tests/bench/sweeps.py && $(BENCH) tests/bench/evaluate.py && $(BENCH) tests/bench/growth.py && $(BENCH) tests/bench/implicit_attention.py
 .venv-bench/.ready: pyproject.toml constraints.txt tests/bench/requirements.txt
 	python3 -m venv .venv-bench && $(BENCH) -m pip install -q -c constraints.txt -e . -r tests/bench/requirements.txt && touch $@
+
+# .venv/ may hold PyTorch's build for CPUs, so this takes the Python of the shell: an environment with PyTorch for CUDA
+# and `pip install -e ".[site]"`. Another one: make gpu PYTHON=/path/to/python; parts of it: make gpu PARTS=memory.
+PYTHON ?= python
+gpu:                       ## on a machine with an NVIDIA GPU: memory, speed and notebooks; build/gpu.md
+	$(PYTHON) tests/gpu/report.py $(PARTS)

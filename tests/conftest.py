@@ -57,11 +57,12 @@ def logits(lm: ga.LM, prompt: str) -> torch.Tensor:
 @pytest.fixture
 def computed(monkeypatch) -> list:
     """The pieces that are computed in this process from now on."""
-    pieces, original = [], sweeps.ExactSweep
+    pieces = []
 
-    def runner(*args, **kwargs):
-        run = original(*args, **kwargs)
-        return lambda piece: pieces.append(piece) or run(piece)
+    class Noted(sweeps.ExactSweep):
+        def __call__(self, piece):
+            pieces.append(piece)
+            return super().__call__(piece)
 
-    monkeypatch.setattr(sweeps, "ExactSweep", runner)
+    monkeypatch.setattr(sweeps, "ExactSweep", Noted)
     return pieces

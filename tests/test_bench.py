@@ -17,10 +17,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 import contenders
+import evaluate
 import growth
 import implicit_attention
 import sweeps
-from cases import CASES, QUICK
+from cases import CASES, EVALUATIONS, QUICK, QUICK_EVALUATION
 
 import ga_utils as ga
 
@@ -28,9 +29,7 @@ import ga_utils as ga
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
 def test_a_map_of_four_channels_takes_no_memory_for_the_other_8188():
-    """All of them would be 8.6 GB; the layer's operands for 512 tokens, which every map needs, are about 0.1
-    GB.
-    """
+    """All of them would be 8.6 GB. Every map needs the layer's operands, about 0.1 GB for 512 tokens."""
     assert implicit_attention.four_channels() < 0.3e9
 
 
@@ -42,9 +41,7 @@ def test_maps_of_all_mamba2_heads_take_at_most_three_times_their_products():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
 def test_memory_that_the_allocator_keeps_does_not_hide_growth():
-    """Chunks of 16 MB come from the heap once a larger one was freed; their memory stays until it is
-    trimmed.
-    """
+    """Chunks of 16 MB come from the heap once a larger one was freed, and stay there until it is trimmed."""
     blocks = [torch.ones(1 << 22) for _ in range(10)]
     del blocks
     assert 0.9e8 < implicit_attention.peak_growth(lambda: torch.ones(25_000_000)) < 1.2e8
@@ -70,6 +67,58 @@ def test_prompts_have_exactly_the_tokens_that_the_case_names(case):
         assert len(heads) == case.peer_heads and len(set(per_layer)) == 1
     step = len(case.heads) // case.peer_heads
     assert len({head for repeat in range(step) for head in case.some_heads(repeat)}) == len(case.heads)
+
+
+def test_evaluations_have_the_tokens_that_the_benchmark_names():
+    shapes = {}
+    for case in EVALUATIONS:
+        prompts = case.tokenizer([example.prompt for example in case.examples]).input_ids
+        choices = case.tokenizer(
+            [choice for example in case.examples for choice in example.choices]
+        ).input_ids
+        (n_prompt,), (n_choice,) = {len(ids) for ids in prompts}, {len(ids) for ids in choices}
+        assert len(choices) == 4 * len(prompts)
+        shapes[case.name] = n_prompt, n_choice
+    four, letters = (1000, 60), (500, 1)
+    assert shapes == {
+        "four_choices_v8000": four,
+        "four_choices_v32000": four,
+        "letters_v8000": letters,
+        "letters_v32000": letters,
+    }
+    assert all((case.n_layers, case.width) == (8, 256) for case in EVALUATIONS)
+
+
+def test_the_real_shape_is_smollm2s():
+    (case,) = [case for case in CASES if case.name == "smollm2_135m"]
+    millions = sum(p.numel() for p in case.lm.model.parameters()) / 1e6
+    head = case.lm.model.lm_head.weight.numel() / 1e6  # which SmolLM2 shares with its embeddings
+    assert millions - head == pytest.approx(134.5, abs=0.1)
+    assert case.lm.mixers[0].n_heads == 9 and case.lm.n_layers == 30
+
+
+def test_the_harness_gives_what_evaluate_gives():
+    expected = ga.evaluate(QUICK_EVALUATION.lm, QUICK_EVALUATION.examples).logprobs
+    theirs = evaluate.harness(QUICK_EVALUATION, 16)()
+    evaluate.check(QUICK_EVALUATION, "harness", theirs, expected)
+    with pytest.raises(AssertionError, match="quick: harness differs from ours"):
+        evaluate.check(QUICK_EVALUATION, "harness", theirs + 2e-4, expected)
+
+
+def test_the_harnesss_better_batch_size_counts():
+    times = {"harness, 16": [4.0, 6.0], "harness, auto": [20.0], "ours": [2.0, 2.0]}
+    assert evaluate.compare(times) == {"peer": "harness, 16", "median": 2.5, "min": 2.0, "max": 3.0}
+    assert evaluate.compare(times | {"harness, 16": [40.0, 40.0]})["peer"] == "harness, auto"
+
+
+def test_a_quick_evaluation_is_written_beside_what_sweeps_have_written(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    sweeps.save({"exact_vs_fastest_peer": {"quick": 2.0}}, path)
+    result = evaluate.main(["--quick", "--out", str(path)])
+    assert json.loads(path.read_text()) == {"exact_vs_fastest_peer": {"quick": 2.0}} | result
+    ratio = result["evaluate_vs_harness"]["quick"]
+    assert f"ours: {ratio:.2f} " in capsys.readouterr().out
+    assert len(result["evaluate"]["quick"]["seconds"]["ours"]) == QUICK_EVALUATION.repeats
 
 
 def test_both_plain_loops_give_what_evaluate_gives_under_ablate():

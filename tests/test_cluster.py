@@ -89,9 +89,8 @@ def test_a_killed_worker_costs_nothing_but_its_piece(tiny, two_workers, tmp_path
     todo = sweeps.pieces(tiny, ga.alive_heads(tiny), rows_of(tiny, examples))
     assert len(todo) < len(pids(log, "piece")) <= len(todo) + 1, "one piece was begun twice"
     loads = pids(log, "load")
-    assert len(loads) == len(set(loads)) == 3, (
-        "two workers and the one that took the place of the killed: a load each"
-    )
+    # Each process once; the one that takes the place of the killed may come too late to get a piece.
+    assert len(loads) == len(set(loads)) and 2 <= len(loads) <= 3
 
     def never(*args, **kwargs):
         raise AssertionError("all pieces were in the file")

@@ -118,6 +118,13 @@ def python_interrupts():
     signal.signal(signal.SIGINT, before)
 
 
+def answers_alike(lm: ga.LM, known: torch.Tensor) -> bool:
+    try:
+        return torch.equal(logits(lm, PROMPT), known)
+    except Exception:  # a hook of the sweep that is still there may not fit another prompt
+        return False
+
+
 @pytest.mark.parametrize("name", WORKS)
 @pytest.mark.usefixtures("python_interrupts")
 def test_what_an_interrupt_at_any_moment_leaves_is_shown_and_cured(name, tokenizer):
@@ -130,7 +137,7 @@ def test_what_an_interrupt_at_any_moment_leaves_is_shown_and_cured(name, tokeniz
     for moment in random.Random(5).sample(range(1, n_lines + 1), min(n_lines, TRIALS)):
         with pytest.raises(KeyboardInterrupt) as error:  # kept, as IPython keeps it
             lines_run(lambda: work(lm, teacher, examples), moment)
-        same = (parts(lm), parts(teacher)) == whole and torch.equal(logits(lm, PROMPT), known)
+        same = (parts(lm), parts(teacher)) == whole and answers_alike(lm, known)
         assert same or repr(lm) != shown or teacher.edits, (
             f"{name}: unseen, before line {moment} of {n_lines}"
         )

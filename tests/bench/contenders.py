@@ -2,7 +2,7 @@
 
 A peer's `run` gives the log-probabilities of the choices, [head, prompt, choice], with each head disabled.
 Every peer has its own copy of the weights, gets token ids instead of text, and reads its answer off in the
-same way; none keeps the full logits, [prompt, token, vocabulary], beyond the head that made them.
+same way. None keeps the full logits, [prompt, token, vocabulary], beyond the head that made them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ def columns(case: Case, head: ga.Head) -> slice:
 
 
 def plain(case: Case, **options) -> Run:
-    """The loop that one writes: a hook zeroes the head's columns before `o_proj`, and the whole model
-    runs.
-    """
+    """The usual loop: a hook zeroes the head's columns before `o_proj`, and the whole model runs."""
     model = copy.deepcopy(case.lm.model)
 
     @torch.inference_mode()

@@ -30,9 +30,7 @@ CONTENDERS = ("plain Hugging Face loop", "ours, exact", "ours, screened")
 
 
 def measure(case: Case) -> dict[str, list[float]]:
-    """Seconds for all heads, one for each repeat, contenders taking turns; the loop is timed on some heads
-    and scaled.
-    """
+    """Seconds for all heads in each repeat; contenders take turns, the loop runs some heads and is scaled."""
     loop = plain(case)
     loop(case.heads[:1]), ours(case, "exact", case.heads[:1]), ours(case, "screen", case.heads[:1])
     times: dict[str, list[float]] = {name: [] for name in CONTENDERS}

@@ -1,12 +1,10 @@
-"""What an implicit attention map costs: `python tests/bench/implicit_attention.py`. Random weights, full
-width.
+"""What an implicit attention map costs, with random weights at full width.
 
 Memory: 4 of the 8,192 channels of a Mamba-1 layer as wide as Falcon-Mamba-7B's, 512 tokens (Linux only).
 Time: all 24 heads of a Mamba-2 layer as wide as mamba2-130m's, 2,048 tokens, beside the least that any map
 needs: the products C Bᵀ and the mask of decays, from operands that are there already.
 Both: a Mamba-1 layer as wide as mamba-130m's, 128 tokens, beside HiddenMambaAttn's formula (Ali et al. 2024)
-    written
-plainly: for every query and key, the decays between them multiplied up, for all channels at once.
+written plainly: for every query and key, the decays between them multiplied up, for all channels at once.
 """
 
 from __future__ import annotations
@@ -126,11 +124,12 @@ def mamba() -> ga.LM:
 
 
 def formula(scan: Scan, carried: bool = False) -> torch.Tensor:
-    """M[t, s] = C[t] . (decay[s+1] ... decay[t] * dt[s] B[s]) for all channels, [channel, query, key], pair
-    by pair.
+    """M[t, s] = C[t] . (decay[s+1] ... decay[t] * dt[s] B[s]) for all channels, pair by pair.
 
     carried: bring the product of decays from one key to the one before it. HiddenMambaAttn multiplies it up
-        anew.
+        again for each key.
+
+    Returns: [channel, query, key].
     """
     decay = torch.exp(scan.dt[..., None] * scan.A)  # [pos, channel, d_state]
     dB = scan.dt[..., None] * scan.B
@@ -150,8 +149,7 @@ def formula(scan: Scan, carried: bool = False) -> torch.Tensor:
 
 @torch.no_grad()
 def beside_formula(n_tokens: int = 128) -> dict[str, tuple[float, int]]:
-    """Seconds and peak bytes of the formula, of our maps of all channels, and of four: {name: (seconds,
-    bytes)}.
+    """{name: (seconds, peak bytes)} of the formula, of our maps of all channels, and of four.
 
     Raises:
         AssertionError: formula and maps differ by more than 1e-4 of the largest weight.
@@ -172,8 +170,8 @@ def beside_formula(n_tokens: int = 128) -> dict[str, tuple[float, int]]:
 
 if __name__ == "__main__":
     print(
-        f"Mamba-1, 512 tokens, 4 of 8,192 channels: {four_channels() / 1e6:.0f} MB at the peak (all: "
-        "8,590 MB of maps alone)"
+        f"Mamba-1, 512 tokens, 4 of 8,192 channels: {four_channels() / 1e6:.0f} MB at the peak "
+        "(all: 8,590 MB of maps alone)"
     )
     ours, least = all_heads()
     print(

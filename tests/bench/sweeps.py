@@ -1,9 +1,8 @@
 """Head sweeps side by side, in one run: `make bench` (with peers), or `python tests/bench/sweeps.py --quick`.
 
 Everyone gets the same weights, the same prompts and the same threads, and takes turns: A B C A B C ... In
-each repeat, all numbers are compared before the repeat's times count. A ratio is a peer's time over ours in
-the same repeat; medians of ratios, their smallest and largest, and the times themselves go to the screen and
-to build/bench.json.
+each repeat, all numbers are compared before its times count. A ratio is a peer's time over ours in a repeat.
+Medians of ratios, their smallest and largest, and the times go to the screen and to build/bench.json.
 """
 
 from __future__ import annotations
@@ -95,8 +94,7 @@ def check_ours(
 
 
 def measure(case: Case, peers: dict[str, Callable]) -> dict:
-    """Times of all contenders on one case, {name: [seconds for all heads, one for each repeat]}, and their
-    agreement.
+    """Times of all contenders on one case, {name: [seconds for all heads, by repeat]}, and their agreement.
 
     Before the first repeat everybody warms up on one head.
     """
@@ -127,9 +125,7 @@ def measure(case: Case, peers: dict[str, Callable]) -> dict:
 
 
 def against(times: dict[str, list[float]], peers: list[str], mine: str) -> dict:
-    """How many times longer the fastest of `peers` takes: median, smallest and largest ratio over the
-    repeats.
-    """
+    """How many times longer the fastest of `peers` takes: median, smallest and largest over the repeats."""
     fastest = min((name for name in peers if name in times), key=lambda name: statistics.median(times[name]))
     ratios = [theirs / own for theirs, own in zip(times[fastest], times[mine])]
     return {"peer": fastest, "median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
@@ -140,10 +136,9 @@ def table(case: Case, times: dict[str, list[float]]) -> str:
     peer_heads = len(case.some_heads(0))
     note = "all heads" if peer_heads == len(case.heads) else f"peers {peer_heads} heads a repeat, scaled"
     lines = [
-        f"{case.name}: {case.n_layers} layers x {case.n_heads} heads, width {case.width}, vocabulary "
-        f"{case.vocabulary:,}, "
-        f"{case.prompts} prompts of {case.prefix + case.tokens} tokens ({case.prefix} shared); "
-        f"{case.repeats} repeats, {note}",
+        f"{case.name}: {case.n_layers} layers x {case.n_heads} heads, width {case.width}, "
+        f"vocabulary {case.vocabulary:,}, {case.prompts} prompts of {case.prefix + case.tokens} tokens "
+        f"({case.prefix} shared); {case.repeats} repeats, {note}",
         f"  {'':26}{'seconds':>9}{'min - max':>17}{'x of fastest peer':>20}{'min - max':>15}",
     ]
     for name, seconds in times.items():
@@ -162,13 +157,12 @@ def table(case: Case, times: dict[str, list[float]]) -> str:
 
 
 def report(cases: list[Case], measured: dict[str, dict]) -> dict:
-    """What build/bench.json holds: {measure: {case: median ratio}}, their spread, all times, and what was
-    run on what.
-    """
+    """What goes into build/bench.json: {measure: {case: median ratio}}, their spread, times, versions."""
     result: dict = {
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": {
-            name: _version(name) for name in ("torch", "transformers", "transformer_lens", "nnsight")
+            name: _version(name)
+            for name in ("torch", "transformers", "transformer_lens", "nnsight", "lm_eval")
         },
         "cases": {case.name: measured[case.name] for case in cases},
         "spread": {},
@@ -181,6 +175,13 @@ def report(cases: list[Case], measured: dict[str, dict]) -> dict:
             result[f"{word}_vs_{what}"] = {name: ratio["median"] for name, ratio in ratios.items()}
             result["spread"][f"{word}_vs_{what}"] = ratios
     return result
+
+
+def save(result: dict, path: Path) -> None:
+    """Write results as JSON; what other benchmarks have written into the same file stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | result, indent=1))
 
 
 def _version(package: str) -> str:
@@ -205,12 +206,12 @@ def main(arguments: list[str] | None = None) -> dict:
     peers = {name: PEERS[name] for name in list(PEERS)[:2]} if options.quick else PEERS
     measured = {}
     for case in cases:
-        measured[case.name] = measure(case, peers)
+        chosen = {name: make for name, make in peers.items() if name in (case.peers or peers)}
+        measured[case.name] = measure(case, chosen)
         print(table(case, measured[case.name]["seconds"]), flush=True)
     result = report(cases, measured)
     print(f"{result['machine']['threads']} threads on {result['machine']['cpus']} CPUs;", result["versions"])
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1))
+    save(result, options.out)
     return result
 
 
