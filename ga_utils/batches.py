@@ -182,8 +182,8 @@ def _batches(
     for of in examples:
         reads = sum(len({position for _, where, _ in row.reads for position in where}) for row in of)
         rows, wider = n_rows + len(of), max(width, _longest(of) - length)
-        prompts_fit = limit or fits(lm, len(batch) + 1, length - start, 0)
-        rows_fit = rows <= limit if limit else fits(lm, rows, wider, n_reads + reads)
+        prompts_fit = limit or fits(lm, len(batch) + 1, length - start, 0, start)
+        rows_fit = rows <= limit if limit else fits(lm, rows, wider, n_reads + reads, length)
         if batch and not (prompts_fit and rows_fit):
             yield batch
             batch, n_rows, n_reads, width = [], 0, 0, 0

@@ -30,8 +30,8 @@ import torch
 from ga_utils.batches import Row, plan, read_off, span_of
 from ga_utils.examples import Example
 from ga_utils.heads import Head, replacement_tables, rows_of_table
-from ga_utils.models.budget import fits, halving
-from ga_utils.models.continuation import Span, run
+from ga_utils.models.budget import fits, halving, too_large_to_keep
+from ga_utils.models.continuation import PROBE, Span, run
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.sweeps.partial_forward import entering, norm_before_last_mixer, reading_only, recording
 
@@ -50,9 +50,10 @@ class ExactSweep:
         self.tables = replacement_tables(lm, self.mixers, mode, reference)
         self.shape = 1 + max(row.index for row in rows), max(len(row.example.choices) for row in rows)
         self.returns = [0] * lm.n_layers  # how each layer returns its output, see `partial_forward.returned`
-        self.norm = norm_before_last_mixer(
-            lm, span_of(lm, rows[:1], 0, None)
-        )  # None: the last layer runs whole
+        # A few tokens are enough to find out how the last layer is built; None: it runs whole.
+        few = rows[0].ids[:PROBE]
+        probe = Row(rows[0].index, rows[0].example, few, [(0, [len(few) - 1], [0])])
+        self.norm = norm_before_last_mixer(lm, span_of(lm, [probe], 0, None))
         self.shared: Span | None = None
         self.batches: list[list[Span]] = []
         self.baseline = np.full((1, *self.shape), np.nan)
@@ -97,11 +98,9 @@ class ExactSweep:
 
     def _is_large(self) -> bool:
         """Whether what is recorded would take more than a quarter of the GPU's free memory."""
-        if self.lm.device.type != "cuda":
-            return False
         width = self.lm.model.get_input_embeddings().weight.shape[-1] * self.lm.model.dtype.itemsize
         size = sum(len(row.ids) for row in self.rows) * self.lm.n_layers * width
-        return size > torch.cuda.mem_get_info(self.lm.device)[0] / 4
+        return too_large_to_keep(self.lm, size)
 
     def _piece(self, piece: tuple[Head, ...]) -> np.ndarray:
         if not self.batches:
@@ -110,7 +109,8 @@ class ExactSweep:
         if not piece:
             return self.baseline
         found = np.full((len(piece), *self.shape), np.nan)
-        size = copies_that_fit(self.lm, [span for batch in self.batches for span in batch], len(piece))
+        spans = [span for batch in [[self.shared] if self.shared else [], *self.batches] for span in batch]
+        size = copies_that_fit(self.lm, spans, len(piece))
         for first in range(0, len(piece), size):
             heads = piece[first : first + size]
             cache = self._run(self.shared, heads, None, keep=True)[1] if self.shared else None
@@ -163,7 +163,13 @@ def copies_that_fit(lm: LM, spans: list[Span], most: int) -> int:
     """How many copies of each of these spans may go through the model together: from 1 to `most`."""
     copies = 1
     while copies < most and all(
-        fits(lm, (copies + 1) * len(span.ids), span.ids.shape[1], (copies + 1) * span.reads.shape[1])
+        fits(
+            lm,
+            (copies + 1) * len(span.ids),
+            span.ids.shape[1],
+            (copies + 1) * span.reads.shape[1],
+            span.start,
+        )
         for span in spans
     ):
         copies += 1
