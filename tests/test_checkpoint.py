@@ -26,7 +26,7 @@ processes.set_forkserver_preload(["ga_utils", "conftest"])
 
 def sweep(path) -> ga.HeadSweep:
     lm = random_llama(AutoTokenizer.from_pretrained(data_dir() / "world"), 6)
-    return ga.sweep_heads(lm, ga.tasks.mmlu(lm, n=40), checkpoint=path, progress=False)
+    return ga.sweep_heads(lm, ga.tasks.mmlu(lm, n=200), checkpoint=path, progress=False)
 
 
 def sweep_at_once(path, barrier, into):
@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_at_the_start_is_an_error_before_the_work(tmp_path, 
 def test_a_disk_that_fills_up_keeps_all_finished_heads(tmp_path, computed, monkeypatch, uninterrupted):
     path = tmp_path / "sweep.sqlite"
     with monkeypatch.context() as small:
-        small.setattr(checkpoint, "RESERVE", 8192)  # for some of the pieces: one takes 1280 bytes
+        small.setattr(checkpoint, "RESERVE", 8192)  # for some of the pieces: one takes 6,400 bytes
         limit(small, None)
         with pytest.raises(OSError, match=r"disk is full .* (\d+) finished heads are safe") as error:
             sweep(path)

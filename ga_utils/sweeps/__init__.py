@@ -122,6 +122,8 @@ def _compute(
                 if missing is not None:
                     yield missing
 
+        if all(done.missing(piece) is None for piece in todo):
+            return
         with closing(engine(lm, examples, still_missing(), make)) as results:
             for piece, logprobs in results:
                 done.put(piece, logprobs)
@@ -132,9 +134,8 @@ def _locally(
     lm: LM, examples: list[Example], pieces: Iterator[Piece], make: Callable[[LM], Compute]
 ) -> Iterator:
     """What `ray_engine.on_ray` does, here and one after the other."""
-    compute = None
+    compute = make(lm)
     for piece in pieces:
-        compute = compute or make(lm)
         yield piece, compute(piece)
 
 
