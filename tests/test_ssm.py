@@ -147,7 +147,7 @@ def test_attention_map_reads_the_layer_that_was_asked_for(family, tokenizer):
 
 @pytest.mark.parametrize("decay", [-0.01, -1.0])
 def test_far_apart_positions_keep_their_digits(decay):
-    """Over 2,048 positions float32 sums of step sizes would be off: by the fourth digit where decay is slow."""
+    """Sums of step sizes over 2,048 positions: in float32 they would be off, by the fourth digit at worst."""
     torch.manual_seed(0)
     n = 2048
     scan = Scan(
