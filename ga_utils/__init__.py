@@ -34,10 +34,11 @@ from IPython.display import Markdown
 
 from ga_utils import checks, plots, tasks
 from ga_utils.attention import aggregate_score, attention_map, gather_score, scan, shares, sharpness
-from ga_utils.doctor import doctor, install_kernels
+from ga_utils.doctor import doctor
 from ga_utils.examples import Example
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
 from ga_utils.hybrid import replace_head, replace_layer
+from ga_utils.models.kernels import install_kernels
 from ga_utils.models.lm import LM, Mixer, load_model, reset, wrap
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate

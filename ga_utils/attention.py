@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
 from ga_utils.models.lm import LM, Mixer
-from ga_utils.patterns import Enough, read_patterns, run, ssm_input
+from ga_utils.patterns import Enough, read_patterns, run_for_hooks, ssm_input
 from ga_utils.segments import Segment, segments
 from ga_utils.ssm import Scan, scan_of
 
@@ -92,7 +92,7 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
 
     with lm.edited("reading") as edit:
         edit.hook(mixers[0].module.register_forward_pre_hook, before, with_kwargs=True)
-        run(lm, lm.encode(prompt))
+        run_for_hooks(lm, lm.encode(prompt))
     return Scan(*(getattr(found[0], field.name).cpu() for field in fields(Scan)))
 
 

@@ -123,10 +123,8 @@ def _advice(device: torch.device, no_kernels: str | None, models: pd.DataFrame) 
         advice.append("Mamba-1 models (Falcon-Mamba) are slow without kernels: use few prompts (n=20).")
     if no_kernels:
         advice.append(
-            "Without kernels an SSM layer's scan takes memory beside the weights: in the table's last "
-            "column, "
-            f"for {PROMPTS} prompts of {TOKENS} tokens. It grows with the number of prompts and their "
-            "length; "
+            "Without kernels an SSM layer's scan takes memory beside the weights: see the last column, "
+            f"for {PROMPTS} prompts of {TOKENS} tokens. It grows with the number and length of the prompts. "
             "Mamba-2 (Zamba2, Mamba2) counts each prompt as whole chunks of 256 tokens."
         )
     if not _in_range("transformers"):

@@ -65,7 +65,7 @@ def read_patterns(lm: LM, prompts: list[str], heads: dict[int, list[int]], use: 
         attention = [mixer.module for mixer in lm.mixers if mixer.kind == "attention"]
         for config in {id(owner.config): owner.config for owner in (lm.model, *attention)}.values():
             edit.swap(config, "_attn_implementation", OURS)
-        run(lm, ids.to(lm.device), mask.to(lm.device))
+        run_for_hooks(lm, ids.to(lm.device), mask.to(lm.device))
     if missing:
         layer = min(missing)[0]
         raise RuntimeError(
@@ -75,7 +75,7 @@ def read_patterns(lm: LM, prompts: list[str], heads: dict[int, list[int]], use: 
 
 
 @torch.no_grad()
-def run(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+def run_for_hooks(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -> None:
     """A forward pass for the sake of its hooks, on ids [batch, pos]; a hook may end it with `Enough`."""
     with suppress(Enough):
         lm.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)

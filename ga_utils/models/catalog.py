@@ -177,8 +177,7 @@ MODELS = {
 
 
 def check_n_layers(n_layers: int | str | None) -> int | str | None:
-    """Return `n_layers` if it is None, "fit", "minimal" or a whole number; its range is checked with the
-    model.
+    """Return `n_layers` if it is None, "fit", "minimal" or a whole number, whatever its range.
 
     Raises:
         ValueError: it is anything else.

@@ -10,9 +10,11 @@ import torch
 GB = 1e9  # bytes; sizes in the course are decimal, as on the Hugging Face hub
 AMPERE = (8, 0)  # compute capability of the first NVIDIA GPUs with fast bfloat16
 DTYPES = {
-    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,  # to tell rounding from a fault
 }
-DTYPES |= {"float64": torch.float64}  # for checks of numbers; no checkpoint is stored in it
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -30,23 +32,20 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     available = _devices()
     try:
         wanted = torch.device(device)
-    except (RuntimeError, TypeError):  # not the name of any device
-        wanted = None
-    if (
-        wanted is None
-        or (wanted if wanted.index is not None else torch.device(wanted.type, 0)) not in available
-    ):
-        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-        names = ", ".join(str(known) if known.type == "cuda" else known.type for known in available)
-        raise ValueError(f"device={device!r}: this machine has {names} (torch {torch.__version__}, {build})")
-    return wanted
+        if (wanted.index or 0) < available.get(wanted.type, 0):
+            return wanted
+    except (RuntimeError, TypeError):
+        pass  # not the name of any device
+    numbered = [f"cuda:{i}" for i in range(available["cuda"])]
+    names = ", ".join(["cpu", *numbered, *["mps"] * available["mps"]])
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    raise ValueError(f"device={device!r}: this machine has {names} (torch {torch.__version__}, {build})")
 
 
-def _devices() -> list[torch.device]:
-    """All devices of this machine that the course can use, each with its index."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    apple = [torch.device("mps", 0)] if torch.backends.mps.is_available() else []
-    return [torch.device("cpu", 0), *(torch.device("cuda", i) for i in range(gpus)), *apple]
+def _devices() -> dict[str, int]:
+    """How many devices of each kind that the course can use are here."""
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {"cpu": 1, "cuda": cuda, "mps": int(torch.backends.mps.is_available())}
 
 
 def choose_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch.dtype:

@@ -1,6 +1,6 @@
 """The optional CUDA kernels of mamba-ssm: are they here, install them, check them.
 
-They make SSMs faster and leaner on a GPU; everything runs without them. They serve 16-bit models only: in
+They make SSMs faster and leaner on a GPU; everything runs without them. They are for 16-bit models: in
 float32 they are off by 2e-3, plain PyTorch by 8e-6. In every session the first call of each kernel compiles
 for tens of seconds.
 """
@@ -133,7 +133,7 @@ def check_kernels(tolerance: float = 2e-2) -> float:
     fast = mamba_chunk_scan_combined(x, dt, A, B, C, chunk_size=64)
     x, dt, B, C = (part.float() for part in (x, dt, B, C))
     plain, _ = ssd(x * dt[..., None], dt * A, B, C, 64)
-    worst = _difference(fast, plain)
+    worst = _relative_difference(fast, plain)
 
     # Mamba-1's decay differs by channel and state; the recurrence itself is the reference.
     x, dt = torch.randn(2, 32, 50, **half), torch.rand(2, 32, 50, **half)
@@ -144,7 +144,7 @@ def check_kernels(tolerance: float = 2e-2) -> float:
     for t in range(50):
         h = (dt[:, :, t, None] * A).exp() * h + dt[:, :, t, None] * B[:, None, :, t] * x[:, :, t, None]
         steps.append((h * C[:, None, :, t]).sum(-1))
-    worst = max(worst, _difference(fast, torch.stack(steps, -1)))
+    worst = max(worst, _relative_difference(fast, torch.stack(steps, -1)))
     if worst > tolerance:
         raise RuntimeError(
             f"mamba-ssm's kernels differ from plain PyTorch by {worst:.1%}: "
@@ -153,5 +153,5 @@ def check_kernels(tolerance: float = 2e-2) -> float:
     return worst
 
 
-def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+def _relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a.float() - b).abs().max() / b.abs().max()).item()

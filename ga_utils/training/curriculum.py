@@ -47,7 +47,7 @@ class Stage:
 
 
 @dataclass
-class Row:
+class TrainingRow:
     """Token ids and loss weights of one packed row; `kinds` says which kind of answer a token belongs to."""
 
     ids: list[int] = field(default_factory=list)
@@ -72,14 +72,14 @@ class Writer:
         """Same ids as the tokenizer without its <bos> (a test says so), without its overhead."""
         return [self.vocab[word] for word in self.pattern.findall(text)]
 
-    def rows(self, rng: random.Random, stage: Stage) -> list[Row]:
+    def rows(self, rng: random.Random, stage: Stage) -> list[TrainingRow]:
         facts = replace(stage, share={"fact": 0.7, "content": 0.3})
         return [self.row(rng, stage) for _ in range(stage.rows)] + [
             self.row(rng, facts) for _ in range(stage.fact_rows)
         ]
 
-    def row(self, rng: random.Random, stage: Stage) -> Row:
-        row = Row()
+    def row(self, rng: random.Random, stage: Stage) -> TrainingRow:
+        row = TrainingRow()
         row.add([self.bos], 0.0)
         while len(row.ids) < stage.length:
             (kind,) = rng.choices(list(stage.share), list(stage.share.values()))
@@ -90,7 +90,7 @@ class Writer:
                     weight if is_answer else BACKGROUND,
                     KINDS.index(kind) if is_answer else -1,
                 )
-        return Row(row.ids[: stage.length], row.weights[: stage.length], row.kinds[: stage.length])
+        return TrainingRow(row.ids[: stage.length], row.weights[: stage.length], row.kinds[: stage.length])
 
 
 def _parts(rng: random.Random, kind: str, stage: Stage) -> list[tuple[str, bool]]:
@@ -181,7 +181,7 @@ def _dictionary_parts(rng: random.Random, stage: Stage, short: bool) -> list[tup
     return _asked(text, [(f"what is the value of {key}?", f" {pairs[key]}") for key in keys[:4]])
 
 
-def batch(rows: list[Row]) -> dict[str, torch.Tensor]:
+def batch(rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
     """Stack equally long rows: ids, weights, kinds, each [row, pos]."""
     return {
         "ids": torch.tensor([row.ids for row in rows]),
