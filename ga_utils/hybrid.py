@@ -143,8 +143,9 @@ def _context(
         start = cache.get_seq_length(attention.layer_idx)
     positions = torch.arange(start, start + length, device=hidden.device)[None]
     if start:  # Hugging Face would look for the length in the cache's first layer, which is another one
-        future = torch.full((length, start + length), torch.finfo(hidden.dtype).min, device=hidden.device)
-        causal = future.triu(start + 1).to(hidden.dtype)[None, None]
+        lowest = torch.finfo(hidden.dtype).min
+        future = torch.full((length, start + length), lowest, dtype=hidden.dtype, device=hidden.device)
+        causal = future.triu(start + 1)[None, None]
     else:
         padding = None if mask is None else mask[..., 0]
         causal = create_causal_mask(attention.config, hidden, padding, past_key_values=None)
