@@ -6,7 +6,7 @@ head attends from the last token of the prompt to a closing token of the right s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 import numpy as np
@@ -15,13 +15,13 @@ from tqdm.auto import tqdm
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
+from ga_utils.models.budget import fits, halving
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.patterns import Enough, read_patterns, run_for_hooks, ssm_input
 from ga_utils.segments import Segment, segments
 from ga_utils.ssm import Scan, scan_of
 
 LARGEST = 4e9  # bytes that `attention_map` returns at most
-TOKENS = 2048  # in a batch of prompts that are scored
 
 # Patterns A [head, query, key], the prompt's segments and the index of the right one -> [head, closing token]
 PatternScore = Callable[[torch.Tensor, list[Segment], int], torch.Tensor]
@@ -171,23 +171,28 @@ def _mean_over_examples(lm: LM, examples: list[Example], score: PatternScore, pr
     for mixer in lm.mixers:
         heads.setdefault(mixer.layer, []).extend(mixer.heads)
     total = np.zeros((lm.n_layers, lm.n_heads, 2))
+    waiting = sorted(range(len(examples)), key=lambda number: -lengths[number])  # little is padded
     with tqdm(total=len(examples), desc="attention", disable=not progress, leave=False) as bar:
-        for batch in _batches(lengths):
+        while waiting:
+            with halving(lm):
+                batch = _first_that_fit(lm, waiting, lengths[waiting[0]])
+                found = np.zeros_like(total)
 
-            def add(mixer: Mixer, some: list[int], i: int, A: torch.Tensor, batch=batch) -> None:
-                A = A if mixer.kind == "attention" else shares(A)
-                found = score(A, of[batch[i]], examples[batch[i]].answer)
-                total[mixer.layer, some] += found.cpu().numpy()
+                def add(mixer: Mixer, some: list[int], i: int, A: torch.Tensor, to=found, batch=batch):
+                    A = A if mixer.kind == "attention" else shares(A)
+                    scores = score(A, of[batch[i]], examples[batch[i]].answer)
+                    to[mixer.layer, some] += scores.cpu().numpy()
 
-            read_patterns(lm, [examples[number].prompt for number in batch], heads, add)
-            bar.update(len(batch))
+                read_patterns(lm, [examples[number].prompt for number in batch], heads, add)
+                total += found
+                waiting = waiting[len(batch) :]
+                bar.update(len(batch))
     return total / len(examples)
 
 
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Numbers of prompts that run together: of about the same length, so that little is padded."""
-    waiting = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    while waiting:
-        size = max(1, TOKENS // lengths[waiting[0]])
-        yield waiting[:size]
-        waiting = waiting[size:]
+def _first_that_fit(lm: LM, waiting: list[int], width: int) -> list[int]:
+    """As many of the waiting prompts, of at most `width` tokens, as may be read together; at least one."""
+    size = 1
+    while size < len(waiting) and fits(lm, size + 1, width, 0):
+        size += 1
+    return waiting[:size]

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import families
+import numpy as np
 import pytest
 import torch
 from conftest import logits, random_llama
@@ -276,3 +277,20 @@ def test_nonsense_is_refused_and_the_model_left_alone(lm, call, message):
         call(lm)
     assert_untouched(lm, before)
     assert torch.equal(logits(lm, PROMPT), expected)
+
+
+def test_scores_halve_their_batches_when_memory_runs_out(lm, monkeypatch):
+    examples = ga.tasks.mmlu(lm, n=12)
+    expected, failed, forward = ga.gather_score(lm, examples, progress=False), [], type(lm.model).forward
+
+    def small(self, *args, **kwargs):
+        if kwargs["input_ids"].numel() > 260:
+            failed.append(kwargs["input_ids"].numel())
+            raise torch.OutOfMemoryError("too much")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(lm.model), "forward", small)
+    assert np.abs(ga.gather_score(lm, examples, progress=False) - expected).max() < 1e-6 and failed
+    failed.clear()
+    ga.aggregate_score(lm, examples, progress=False)
+    assert not failed, "the halving is remembered"
