@@ -16,10 +16,8 @@ from packaging.requirements import Requirement
 
 from ga_utils.models.catalog import MODELS, TINY, WORKING_GB
 from ga_utils.models.device import AMPERE, GB, choose_device, choose_dtype, free_disk_gb, free_gb
-from ga_utils.models.kernels import install_kernels, why_no_kernels
+from ga_utils.models.kernels import why_no_kernels
 from ga_utils.models.scan_memory import plain_scan_bytes
-
-__all__ = ["Report", "doctor", "install_kernels"]
 
 USUAL_GPUS = (("T4", 15), ("L4", 22), ("A100", 40))  # name, GB of memory that a model can use
 PROMPTS, TOKENS = 16, 60  # the batch for which the report says what a scan takes without kernels
