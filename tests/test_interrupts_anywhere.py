@@ -192,3 +192,17 @@ def test_two_sweeps_in_two_threads_give_what_they_give_one_after_the_other(token
             assert np.array_equal(one.accuracy, other.accuracy, equal_nan=True)
             assert np.nanmax(np.abs(one.logprob - other.logprob)) < 1e-5
     assert not any(m._forward_hooks or m._forward_pre_hooks for lm in models for m in lm.model.modules())
+
+
+def test_a_hook_whose_handle_was_lost_does_nothing_once_its_edit_is_undone(tokenizer):
+    """Ctrl-C between a hook's registration and the note of how to remove it."""
+    lm = families.build("llama", tokenizer)
+    known = logits(lm, PROMPT)
+
+    def register_and_break_off(function):
+        lm.layers[1].register_forward_hook(function)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), lm.edited("a test") as edit:
+        edit.hook(register_and_break_off, lambda module, args, output: torch.zeros_like(args[0]))
+    assert torch.equal(logits(lm, PROMPT), known) and "a test" not in repr(lm)

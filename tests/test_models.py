@@ -158,3 +158,11 @@ def test_mixers_describe_the_heads(tokenizer):
 def test_nonsense_is_refused(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize(("small", "dtype"), [(100e6, torch.float32), (0, torch.float16)])
+def test_models_of_a_few_megabytes_are_float32_on_every_device(small, dtype, monkeypatch):
+    """On "meta", which stands for a GPU without fast bfloat16."""
+    monkeypatch.setattr("ga_utils.models.lm.choose_device", lambda device: torch.device("meta"))
+    monkeypatch.setattr("ga_utils.models.lm.SMALL", small)
+    assert ga.load_model("tiny-llama").model.dtype == dtype
