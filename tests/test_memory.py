@@ -8,8 +8,10 @@ import random
 
 import pytest
 import torch
+import transformers
 from full_width import SHAPES
 from live_memory import OnMeta, weights
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import ga_utils as ga
@@ -83,6 +85,10 @@ def test_a_sweep_fits_a_card_of_15_gb(ask, eight_billion, tokenizer, monkeypatch
     assert peak(eight_billion, tokenizer, 15e9, monkeypatch, sweep) < LIMIT
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.16"),
+    reason="transformers 5.15 numbers Zamba2's shared blocks by layer and can't build two of them",
+)
 @pytest.mark.slow
 def test_zamba2_without_kernels_takes_less_than_20_gb_also_where_more_is_free(tokenizer, monkeypatch):
     examples = questions(tokenizer, [57] * 16)
