@@ -73,9 +73,7 @@ def _token_rows(lm: LM, index: int, example: Example, pairs: list[tuple[list[int
     those that the whole text begins with. As in lm-evaluation-harness, the prompt is then read as it stands
     alone, and of the whole text as many tokens are skipped as the prompt has.
     """
-    found: list[
-        tuple[list[int], list[int]]
-    ] = []  # the tokens before each choice, and those that the choice adds
+    found: list[tuple[list[int], list[int]]] = []  # tokens before a choice, and those that it adds
     for (before, choice), (prompt, whole) in zip(example.texts, pairs):
         if not prompt:
             raise ValueError(

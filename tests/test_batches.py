@@ -151,3 +151,11 @@ def test_the_batch_size_is_a_number_of_texts_and_examples_stay_whole(batch_size,
         assert len(batch[-1].ids) <= batch_size or n_examples == 1
     expected = ga.evaluate(lm, examples).logprobs
     assert np.nanmax(np.abs(ga.evaluate(lm, examples, batch_size=batch_size).logprobs - expected)) < 1e-4
+
+
+def test_an_edit_around_the_first_call_does_not_decide_how_a_model_continues(lm):
+    examples = few_shot(ga.tasks.mmlu_content(lm, n=3))
+    with ga.mask_last_row(lm):
+        expected = plain(lm, examples)
+        assert np.abs(ga.evaluate(lm, examples).logprobs - expected).max() < 1e-4
+    assert plan(lm, rows_of(lm, examples))[0] is not None
