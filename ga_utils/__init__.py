@@ -12,6 +12,8 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 | segment | one option or pair: a line of the prompt that ends in a newline | `segments` |
 | z | a head's output before `out_proj`, [batch, pos, n_heads * d_head] | input of `Mixer.out_proj` |
 | disable, ablate | replace a head's z by zeros, a mean, or another prompt's z | `ablate` |
+| patch | let a head write what it wrote at another position, or on another prompt | `patch` |
+| steer | let a head's last row look where you say | `steer` |
 | minimal model | the first N layers, up to and including the Aggregate layer | `truncate` |
 | pattern, A | attention weights [n_heads, query, key] | `attention_map` |
 | implicit attention | an SSM as a matrix over positions; *hidden attention* in Ali et al. | `attention_map` |
@@ -40,9 +42,10 @@ from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, 
 from ga_utils.hybrid import replace_head, replace_layer
 from ga_utils.models.kernels import install_kernels
 from ga_utils.models.lm import LM, Mixer, load_model, reset, wrap
+from ga_utils.patch import patch, steer
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
-from ga_utils.segments import segments
+from ga_utils.segments import positions, segments
 from ga_utils.sweeps import sweep_heads, sweep_layers
 from ga_utils.sweeps.results import HeadSweep, LayerSweep
 from ga_utils.tasks.harness import lm_eval
@@ -84,7 +87,9 @@ __all__ = [
     "lm_eval",
     "load_model",
     "mask_last_row",
+    "patch",
     "plots",
+    "positions",
     "predict",
     "replace_head",
     "replace_layer",
@@ -94,6 +99,7 @@ __all__ = [
     "shares",
     "sharpness",
     "skip_layers",
+    "steer",
     "sweep_heads",
     "sweep_layers",
     "sweep_view",

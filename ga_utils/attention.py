@@ -15,15 +15,16 @@ from tqdm.auto import tqdm
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
+from ga_utils.models.batches import rows_of
 from ga_utils.models.budget import fits, halving
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.patterns import Enough, read_patterns, run_for_hooks, ssm_input
-from ga_utils.segments import Segment, segments
+from ga_utils.segments import Segment, positions, segments
 from ga_utils.ssm import Scan, scan_of
 
 LARGEST = 4e9  # bytes that `attention_map` returns at most
 
-# Patterns A [head, query, key], the prompt's segments and the index of the right one -> [head, closing token]
+# Patterns A [head, query, key], the prompt's segments and the index of the right one -> [head, 2]
 PatternScore = Callable[[torch.Tensor, list[Segment], int], torch.Tensor]
 
 
@@ -54,7 +55,8 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     if not heads:
         raise ValueError("no heads asked for: the list is empty; leave it out for all heads of the layer")
     check_heads(lm, [Head(layer, head) for head in heads])
-    length = lm.encode(prompt).shape[1]
+    ids = lm.encode(prompt)[0].tolist()
+    length = len(ids)
     size = 4 * len(heads) * length**2
     if size > LARGEST:
         raise ValueError(
@@ -68,7 +70,7 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
             if head in some:
                 maps[row] = A[some.index(head)]
 
-    read_patterns(lm, [prompt], {layer: heads}, keep)
+    read_patterns(lm, [ids], {layer: heads}, keep)
     return maps
 
 
@@ -96,7 +98,7 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
     return Scan(*(getattr(found[0], field.name).cpu() for field in fields(Scan)))
 
 
-def gather_score(lm: LM, examples: list[Example], progress: bool = True) -> np.ndarray:
+def gather_score(lm: LM, examples: Iterable[Example], progress: bool = True) -> np.ndarray:
     """How much attention goes from a segment's closing token into the segment: [n_layers, n_heads], 0 to 1.
 
     The segment's newline is left out. Averaged over all segments of all examples, for the closing token (the
@@ -110,23 +112,53 @@ def gather_score(lm: LM, examples: list[Example], progress: bool = True) -> np.n
     def into_segments(A: torch.Tensor, of: list[Segment], answer: int) -> torch.Tensor:
         return torch.stack([A[:, s.closing, s.start : s.end].sum(-1) for s in of]).mean(0)
 
-    return _mean_over_examples(lm, examples, into_segments, progress).max(-1)
+    return _over_examples(lm, examples, into_segments, progress).mean(0).max(-1)
 
 
-def aggregate_score(lm: LM, examples: list[Example], progress: bool = True) -> np.ndarray:
+def aggregate_score(
+    lm: LM, examples: Iterable[Example], among: str = "all", progress: bool = True
+) -> np.ndarray:
     """How much attention goes from the last token to the right segment's closing tokens: [n_layers, n_heads].
 
-    From 0 to 1: the sum over both closing tokens, averaged over all examples. Implicit attention is compared
-    by its `shares`. Heads that a layer lacks score 0.
+    Averaged over all examples, for the position "last" of `segments.positions`. Implicit attention is
+    compared by its `shares`.
+
+    Args:
+        among: "all": of all attention, 0 to 1, both closing tokens together; heads that a layer lacks score
+            0. "closers": of what the closing tokens of all segments get; chance is 1 / n_choices. The mean
+            of the examples' ratios; NaN for a head that gives closing tokens nothing in any example.
+
+    Raises:
+        ValueError: no examples, an example without segments, or another `among`.
+    """
+    if among not in ("all", "closers"):
+        raise ValueError(f'among={among!r}: expected "all" or "closers"')
+    right, of_all = np.moveaxis(closing_shares(lm, examples, progress), -1, 0)
+    return right.mean(0) if among == "all" else mean_ratio(right, of_all)
+
+
+def closing_shares(lm: LM, examples: Iterable[Example], progress: bool = True) -> np.ndarray:
+    """What the last token's attention gives to closing tokens: to those of the right segment, and to those of
+    all segments, [n_examples, n_layers, n_heads, 2].
 
     Raises:
         ValueError: no examples, or an example without segments.
     """
 
-    def to_right_closers(A: torch.Tensor, of: list[Segment], answer: int) -> torch.Tensor:
-        return A[:, -1, of[answer].closing]
+    def to_closers(A: torch.Tensor, of: list[Segment], answer: int) -> torch.Tensor:
+        every = sorted({position for segment in of for position in segment.closing})
+        return torch.stack([A[:, -1, of[answer].closing].sum(-1), A[:, -1, every].sum(-1)], dim=-1)
 
-    return _mean_over_examples(lm, examples, to_right_closers, progress).sum(-1)
+    return _over_examples(lm, examples, to_closers, progress)
+
+
+def mean_ratio(right: np.ndarray, of_all: np.ndarray) -> np.ndarray:
+    """The mean over examples of right / of_all, both [n_examples, ...]; without those where of_all is 0, NaN
+    where that is all of them.
+    """
+    some = of_all > 0
+    ratio = np.divide(right, of_all, out=np.zeros_like(right), where=some)
+    return np.divide(ratio.sum(0), some.sum(0), out=np.full(right.shape[1:], np.nan), where=some.any(0))
 
 
 def shares(A: torch.Tensor) -> torch.Tensor:
@@ -160,34 +192,36 @@ def sharpness(A: torch.Tensor) -> torch.Tensor:
     return (1 - entropy / keys.log().clamp_min(1e-9)).float()
 
 
-def _mean_over_examples(lm: LM, examples: list[Example], score: PatternScore, progress: bool) -> np.ndarray:
-    """The mean over examples of a score of patterns: [n_layers, n_heads, closing token]."""
+def _over_examples(lm: LM, examples: Iterable[Example], score: PatternScore, progress: bool) -> np.ndarray:
+    """A score of patterns for each example: [n_examples, n_layers, n_heads, 2]."""
     examples = list(examples)
     if not examples:
         raise ValueError("no examples to score: the list is empty")
     of = [segments(lm, example) for example in examples]
-    lengths = [len(ids) for ids in lm.tokenize([example.prompt for example in examples])]
+    texts: list[list[int]] = [[] for _ in examples]  # each prompt's tokens, up to the position "last"
+    for row in rows_of(lm, examples):
+        texts[row.index] = row.ids
+    texts = [ids[: positions(lm, example, "last")[0] + 1] for ids, example in zip(texts, examples)]
     heads: dict[int, list[int]] = {}
     for mixer in lm.mixers:
         heads.setdefault(mixer.layer, []).extend(mixer.heads)
-    total = np.zeros((lm.n_layers, lm.n_heads, 2))
-    waiting = sorted(range(len(examples)), key=lambda number: -lengths[number])  # little is padded
+    found = np.zeros((len(examples), lm.n_layers, lm.n_heads, 2))
+    waiting = sorted(range(len(examples)), key=lambda number: -len(texts[number]))  # little is padded
     with tqdm(total=len(examples), desc="attention", disable=not progress, leave=False) as bar:
         while waiting:
             with halving(lm):
-                batch = _first_that_fit(lm, waiting, lengths[waiting[0]])
-                found = np.zeros_like(total)
+                batch = _first_that_fit(lm, waiting, len(texts[waiting[0]]))
 
-                def add(mixer: Mixer, some: list[int], i: int, A: torch.Tensor, to=found, batch=batch):
+                def add(mixer: Mixer, some: list[int], i: int, A: torch.Tensor, batch=batch):
                     A = A if mixer.kind == "attention" else shares(A)
                     scores = score(A, of[batch[i]], examples[batch[i]].answer)
-                    to[mixer.layer, some] += scores.cpu().numpy()
+                    found[batch[i], mixer.layer, some] = scores.cpu().numpy()
 
-                read_patterns(lm, [examples[number].prompt for number in batch], heads, add)
-                total += found
+                theirs = [examples[number] for number in batch]
+                read_patterns(lm, [texts[number] for number in batch], heads, add, theirs)
                 waiting = waiting[len(batch) :]
                 bar.update(len(batch))
-    return total / len(examples)
+    return found
 
 
 def _first_that_fit(lm: LM, waiting: list[int], width: int) -> list[int]:

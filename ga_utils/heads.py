@@ -12,11 +12,16 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from ga_utils.examples import Example
+from ga_utils.models.batches import Row, span_of
+from ga_utils.models.budget import fits, halving
+from ga_utils.models.continuation import run
 from ga_utils.models.lm import LM, Mixer
+from ga_utils.segments import Places, Where
 
 MODES = ("zero", "mean", "resample")
 
@@ -75,7 +80,12 @@ def alive_heads(lm: LM) -> list[Head]:
 
 @contextmanager
 def ablate(
-    lm: LM, heads: Iterable[Head | str], mode: str = "zero", reference: list[Example] | None = None
+    lm: LM,
+    heads: Iterable[Head | str],
+    mode: str = "zero",
+    reference: list[Example] | None = None,
+    at: Where | None = None,
+    but: Where | None = None,
 ) -> Iterator[LM]:
     """Disable heads: replace their output z by something that says nothing about the prompt.
 
@@ -86,20 +96,28 @@ def ablate(
             batched. When you run the model yourself, positions are counted in each forward pass, so
             `generate` needs `use_cache=False`.
         reference: examples whose prompts supply the values for "mean" and "resample".
+        at: only at these positions of each text: "last", "closing", or a function from an example to a list
+            of positions (see `segments.positions`). All positions by default.
+        but: at all other positions of the prompt and the choice.
+
+    When you run the model yourself, "last" is where a text's attention mask ends; other positions depend on
+    the example, so only what is given examples (`evaluate`, sweeps, scores) works under them.
 
     Raises:
-        ValueError: a head the model lacks, an unknown mode, or no reference where one is needed.
+        ValueError: a head the model lacks, an unknown mode, no reference where one is needed, or both `at`
+            and `but`.
     """
-    heads = check_heads(lm, heads)
+    heads, places = check_heads(lm, heads), Places(lm, at, but)
     check_mode(mode, reference)
     off = {mixer: [h for h in mixer.heads if Head(mixer.layer, h) in heads] for mixer in lm.mixers}
     off = {mixer: numbers for mixer, numbers in off.items() if numbers}
     tables = replacement_tables(lm, list(off), mode, reference)
-    with lm.edited(f"disabled: {', '.join(map(str, sorted(set(heads)))) or 'no head'}") as edit:
+    with lm.edited(f"disabled: {', '.join(map(str, sorted(set(heads)))) or 'no head'}{places}") as edit:
+        places.watch(edit)
         for (mixer, numbers), table in zip(off.items(), tables):
             columns = torch.zeros(mixer.n_heads, dtype=torch.bool, device=lm.device)
             columns[[number - mixer.first for number in numbers]] = True
-            mixer.hook_z(edit, _replacing(lm, columns.repeat_interleave(mixer.d_head), table))
+            mixer.hook_z(edit, _replacing(lm, columns.repeat_interleave(mixer.d_head), table, places))
         yield lm
 
 
@@ -195,13 +213,13 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         yield lm
 
 
-def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor):
+def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor, places: Places):
     """A hook on z [batch, pos, n_heads * d_head] that takes the given columns from a table instead, which
-    `replacement_tables` describes."""
+    `replacement_tables` describes, at the places given."""
 
     def replace(z):
         start = lm.running.start if lm.running else 0
-        return torch.where(columns, rows_of_table(table, start, z.shape[1]), z)
+        return torch.where(columns & places.mask(z), rows_of_table(table, start, z.shape[1]), z)
 
     return replace
 
@@ -221,7 +239,8 @@ def replacement_tables(
     weight = [mixer.out_proj.weight for mixer in mixers]
     if mode == "zero":
         return [w.new_zeros(1, w.shape[1]) for w in weight]
-    recorded = _record(lm, mixers, reference)
+    ids = lm.tokenize([example.prompt for example in reference])
+    recorded = record_z(lm, mixers, [Row(i, e, part, []) for i, (e, part) in enumerate(zip(reference, ids))])
     if mode == "mean":
         return [torch.cat(prompts).mean(0, keepdim=True) for prompts in recorded]
     return [_drawn(prompts) for prompts in recorded]
@@ -234,12 +253,23 @@ def _drawn(recorded: list[torch.Tensor]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _record(lm: LM, mixers: list[Mixer], examples: list[Example]) -> list[list[torch.Tensor]]:
-    """For each mixer its z on each reference prompt: one [pos, n_heads * d_head] per example."""
+def record_z(lm: LM, mixers: list[Mixer], rows: list[Row]) -> list[list[torch.Tensor]]:
+    """For each mixer its z on each text: one [pos, n_heads * d_head] a row."""
     recorded: list[list[torch.Tensor]] = [[] for _ in mixers]
-    with lm.edited() as edit:
-        for mixer, prompts in zip(mixers, recorded):
-            mixer.hook_z(edit, lambda z, prompts=prompts: prompts.append(z[0]))
-        for example in examples:
-            lm.model(input_ids=lm.encode(example.prompt), use_cache=False, logits_to_keep=1)
+    left = [Row(row.index, row.example, row.ids, []) for row in rows]
+    while left:
+        with halving(lm):
+            batch = left[:1]
+            for row in left[1:]:
+                if not fits(lm, len(batch) + 1, max(len(r.ids) for r in [*batch, row]), 0):
+                    break
+                batch.append(row)
+            found: dict[int, torch.Tensor] = {}
+            with lm.edited() as edit:
+                for number, mixer in enumerate(mixers):
+                    mixer.hook_z(edit, partial(found.__setitem__, number))
+                run(lm, span_of(lm, batch, 0, None))
+            for number, into in enumerate(recorded):
+                into += [z[: len(row.ids)].clone() for z, row in zip(found[number], batch)]
+            left = left[len(batch) :]
     return recorded

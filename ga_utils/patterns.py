@@ -10,16 +10,18 @@ SSMs: the matrix is computed from the mixer's input (`ga_utils.ssm`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from ga_utils.examples import Example
+from ga_utils.models.continuation import running
 from ga_utils.models.lm import LM
 from ga_utils.models.mixers import Edit, Mixer
-from ga_utils.ssm import scan_of
+from ga_utils.ssm import gated, scan_of
 
 BLOCK = 1 << 24  # numbers in the matrices that are made at a time
 OURS = "ga_utils_patterns"
@@ -31,10 +33,17 @@ class Enough(Exception):
     """Ends a forward pass from inside a hook: everything asked for has been seen."""
 
 
-def read_patterns(lm: LM, prompts: list[str], heads: dict[int, list[int]], use: Use) -> None:
-    """Run prompts as one batch and hand over patterns, each [query, key] over the prompt's own tokens.
+def read_patterns(
+    lm: LM,
+    texts: list[list[int]],
+    heads: dict[int, list[int]],
+    use: Use,
+    examples: list[Example] | None = None,
+) -> None:
+    """Run texts as one batch and hand over patterns, each [query, key] over the text's own tokens.
 
     Args:
+        texts: the tokens of each.
         heads: layer -> the heads whose patterns are wanted.
         use: called as use(mixer, some, i, A) with the patterns A [len(some), query, key] of some of these
             heads on prompt i. A is float32 or float64, and on the model's device.
@@ -43,12 +52,16 @@ def read_patterns(lm: LM, prompts: list[str], heads: dict[int, list[int]], use: 
         RuntimeError: a layer does not compute its attention through Hugging Face's `AttentionInterface`.
     """
     missing = {(layer, head) for layer, wanted in heads.items() for head in wanted}
-    ids, mask = _padded(lm, prompts)
+    mask = [torch.ones(len(ids), dtype=torch.long) for ids in texts]
+    ids, mask = (
+        nn.utils.rnn.pad_sequence(rows, batch_first=True).to(lm.device)
+        for rows in (list(map(torch.tensor, texts)), mask)
+    )
     lengths = mask.sum(1).tolist()
 
     def hand_over(mixer: Mixer, some: list[int], i: int, A: torch.Tensor) -> None:
         use(mixer, some, i, A)
-        if i == len(prompts) - 1:
+        if i == len(texts) - 1:
             missing.difference_update((mixer.layer, head) for head in some)
             if not missing:
                 raise Enough
@@ -60,18 +73,26 @@ def read_patterns(lm: LM, prompts: list[str], heads: dict[int, list[int]], use: 
                 _read_attention(mixer, wanted, lengths, hand_over, edit)
             elif wanted:
                 _read_ssm(mixer, wanted, lengths, hand_over, edit)
-        # Not by `set_attn_implementation`: `ga.reset` must know of it, and a layer that is borrowed from
-        # another model (`replace_layer`) has that model's configuration.
-        attention = [mixer.module for mixer in lm.mixers if mixer.kind == "attention"]
-        for config in {id(owner.config): owner.config for owner in (lm.model, *attention)}.values():
-            edit.swap(config, "_attn_implementation", OURS)
-        run_for_hooks(lm, ids.to(lm.device), mask.to(lm.device))
+        use_ours(lm, edit)
+        with running(lm, ids, mask.sum(1), examples) if examples else nullcontext():
+            run_for_hooks(lm, ids, mask)
     if missing:
         layer = min(missing)[0]
         raise RuntimeError(
             f"layer {layer} of {lm.name} does not compute its attention through Hugging Face's "
             "AttentionInterface, so its weights can't be read"
         )
+
+
+def use_ours(lm: LM, edit: Edit) -> None:
+    """All attention of the model is computed by `_attend` while `edit` is in force.
+
+    Not by `set_attn_implementation`: `ga.reset` must know of it, and a layer that is borrowed from another
+    model (`replace_layer`) has that model's configuration.
+    """
+    attention = [mixer.module for mixer in lm.mixers if mixer.kind == "attention"]
+    for config in {id(owner.config): owner.config for owner in (lm.model, *attention)}.values():
+        edit.swap(config, "_attn_implementation", OURS)
 
 
 @torch.no_grad()
@@ -86,13 +107,6 @@ def ssm_input(args: tuple, kwargs: dict) -> torch.Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 
-def _padded(lm: LM, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask [batch, pos], padded on the right, where a causal model can't see it."""
-    tokens = [torch.tensor(ids) for ids in lm.tokenize(prompts)]
-    mask = [torch.ones_like(ids) for ids in tokens]
-    return tuple(nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in (tokens, mask))
-
-
 def _read_ssm(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edit: Edit) -> None:
     def before(module, args, kwargs):
         for i, length in enumerate(lengths):
@@ -104,31 +118,99 @@ def _read_ssm(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edi
 
 
 def _read_attention(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edit: Edit) -> None:
-    running = False  # whether it is this layer's turn: Zamba2 runs one attention module at several depths
-
     def read(heads: list[int], weights: torch.Tensor) -> None:
         some = [head for head in wanted if head - mixer.first in heads]
         rows = [heads.index(head - mixer.first) for head in some]
         for i, length in enumerate(lengths if some else ()):
             use(mixer, some, i, weights[i, rows, :length, :length])
 
+    _ask(mixer, edit, weights_to=read)
+
+
+def _ask(mixer: Mixer, edit: Edit, **more) -> None:
+    """Have `_attend` called with more arguments.
+
+    In this layer alone: Zamba2 runs one attention module at several depths.
+    """
+    turn = [False]
+
     def enter(module, args):
-        nonlocal running
-        running = True
+        turn[0] = True
 
     def leave(module, args, output):
-        nonlocal running
-        running = False
+        turn[0] = False
 
     def ask(module, args, kwargs):
-        return (args, kwargs | {"weights_to": read}) if running else None
+        return (args, kwargs | more) if turn[0] else None
 
     edit.hook(mixer.block.register_forward_pre_hook, enter)
     edit.hook(mixer.module.register_forward_pre_hook, ask, with_kwargs=True)
     edit.hook(mixer.block.register_forward_hook, leave)
 
 
-def _attend(module, query, key, value, attention_mask, scaling=None, weights_to=None, **options):
+def look_at(lm: LM, edit: Edit, mixer: Mixer, heads: list[int], last: list[int], to: list[list[int]]) -> None:
+    """While `edit` is in force, these heads' last row attends to some positions alone, text by text.
+
+    Softmax attention: all other keys are masked, so the weights of these positions are what softmax makes of
+    their logits. An SSM: its implicit attention has no softmax, so the row's entries at these positions are
+    scaled until their sizes add up to what the whole row's did; the skip connection and the gate stay.
+
+    Texts must run whole. Args:
+        heads: numbers of heads in the layer. last: for each example its last position. to: and the positions.
+
+    Raises:
+        ValueError: an SSM head whose entries at these positions are all zero.
+    """
+    ours = [head - mixer.first for head in heads]
+    if mixer.kind == "attention":
+        _ask(mixer, edit, logits_from=_only(lm, ours, last, to))
+        return
+    inputs: list[torch.Tensor] = []
+
+    def before(module, args, kwargs):
+        inputs[:] = [ssm_input(args, kwargs)]
+
+    def change(z):
+        z = z.clone()
+        for row, index in enumerate(lm.running.indices):
+            end = last[index] + 1
+            hidden = inputs[0][row, :end]
+            scan = scan_of(mixer.module, hidden)
+            weights = scan.matrix(range(mixer.n_heads), first=end - 1)[:, 0]  # [head, key]
+            masked = torch.zeros_like(weights[ours])
+            masked[:, to[index]] = weights[ours][:, to[index]]
+            size = masked.abs().sum(-1, keepdim=True)
+            if not size.all():
+                raise ValueError(f"L{mixer.layer}: a head gives nothing at all to positions {to[index]}")
+            weights[ours] = masked * (weights[ours].abs().sum(-1, keepdim=True) / size)
+            y = torch.einsum("hs,shd->hd", weights, scan.x) + scan.D[:, None] * scan.x[-1]
+            z[row, end - 1] = gated(mixer.module, hidden[-1:], y.flatten()[None])[0].to(z)
+        return z
+
+    edit.hook(mixer.module.register_forward_pre_hook, before, with_kwargs=True)
+    mixer.hook_z(edit, change)
+
+
+def _only(lm: LM, heads: list[int], last: list[int], to: list[list[int]]):
+    """A function that masks all but some keys in the last row of these heads' logits, for `_attend`."""
+
+    def mask(some: list[int], logits: torch.Tensor) -> torch.Tensor:
+        rows = [some.index(head) for head in heads if head in some]
+        if not rows:
+            return logits
+        logits = logits.clone()
+        for i, index in enumerate(lm.running.indices):
+            seen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            seen[to[index]] = True
+            logits[i, rows, last[index]] = logits[i, rows, last[index]].masked_fill(~seen, -torch.inf)
+        return logits
+
+    return mask
+
+
+def _attend(
+    module, query, key, value, attention_mask, scaling=None, weights_to=None, logits_from=None, **options
+):
     """Eager attention a few heads at a time, with the signature that Hugging Face's modules expect.
 
     Args:
@@ -136,6 +218,7 @@ def _attend(module, query, key, value, attention_mask, scaling=None, weights_to=
         key, value: [batch, key-value head, key, d_head]; several heads in a row share a key-value head.
         attention_mask: [batch, 1, query, key], added to the logits.
         weights_to: called with a list of heads and their weights, [batch, head, query, key].
+        logits_from: called with a list of heads and their masked logits, likewise; returns new ones.
         options: `softcap` bounds the logits (Gemma 2). `s_aux`, [head], is a logit that takes part in the
             softmax but has no value: an attention sink (gpt-oss). Others, such as dropout, are ignored.
     """
@@ -150,6 +233,8 @@ def _attend(module, query, key, value, attention_mask, scaling=None, weights_to=
             logits = softcap * torch.tanh(logits / softcap)
         if attention_mask is not None:
             logits = logits + attention_mask
+        if logits_from is not None:
+            logits = logits_from(heads, logits)
         if sinks is not None:
             sink = sinks[heads].to(logits)[:, None, None].expand(*logits.shape[:3], 1)
             logits = torch.cat([logits, sink], dim=-1)

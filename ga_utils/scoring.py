@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ga_utils.batches import plan, read_off, rows_of, run_batch
 from ga_utils.examples import Example
+from ga_utils.models.batches import Row, plan, read_off, rows_of, run_batch
 from ga_utils.models.budget import halving
 from ga_utils.models.continuation import run
 from ga_utils.models.lm import LM
@@ -53,6 +53,11 @@ class Score:
         return float(self.correct.mean())
 
     @property
+    def chosen(self) -> np.ndarray:
+        """[n]: the index of the choice that the model finds likeliest."""
+        return np.nanargmax(self.logprobs, axis=1)
+
+    @property
     def ci95(self) -> tuple[float, float]:
         """95 % Wilson score interval of the accuracy."""
         return wilson(int(self.correct.sum()), self.n)
@@ -84,7 +89,6 @@ def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return float((centre - width) / (n + z * z)), float((centre + width) / (n + z * z))
 
 
-@torch.no_grad()
 def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto") -> Score:
     """Score each choice by the log-probability of its text after the prompt; the highest one is the answer.
 
@@ -107,17 +111,34 @@ def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto"
         raise ValueError("no examples to evaluate: the list is empty")
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f'batch_size={batch_size!r}: expected "auto" or a positive integer')
-    left, limit = rows_of(lm, examples), None if batch_size == "auto" else batch_size
-    logprobs = np.full((1, len(examples), max(len(e.choices) for e in examples)), np.nan)
-    with tqdm(total=len(examples), desc="evaluate", unit="example", delay=3, leave=False) as bar:
+    limit = None if batch_size == "auto" else batch_size
+    return Score.of(logprobs_of(lm, rows_of(lm, examples), limit)[0], examples)
+
+
+@torch.no_grad()
+def logprobs_of(
+    lm: LM, rows: list[Row], limit: int | None = None, copies: int = 1, share: bool = True
+) -> np.ndarray:
+    """Log-probabilities of all choices, float64 [copy, n_examples, n_choices]; NaN where there are fewer.
+
+    Args:
+        limit: so many texts at a time, instead of as many as fit.
+        copies: every batch runs in so many copies side by side, which hooks may tell apart.
+        share: False runs every text whole.
+    """
+    left, n_choices = rows, max(len(row.example.choices) for row in rows)
+    logprobs = np.full((copies, 1 + max(row.index for row in rows), n_choices), np.nan)
+    with tqdm(total=logprobs.shape[1], desc="evaluate", unit="example", delay=3, leave=False) as bar:
         while left:
             with halving(lm) if limit is None else nullcontext():
-                shared, batches = plan(lm, left, limit)
-                cache = run(lm, shared, keep=True)[1] if shared else None
+                shared, batches = plan(lm, left, limit, share)
+                cache = run(lm, shared, copies=copies, keep=True)[1] if shared else None
                 for batch in batches:
-                    for span, logits in run_batch(lm, batch, cache):
-                        read_off(span, logits, logprobs)
+                    found = np.full_like(logprobs, np.nan)  # of this batch, all of it or nothing
+                    for span, logits in run_batch(lm, batch, cache, copies):
+                        read_off(span, logits, found)
+                    logprobs = np.where(np.isnan(found), logprobs, found)
                     done = {index for span in batch for index in span.picks[2].tolist()}
                     left = [row for row in left if row.index not in done]
                     bar.update(len(done))
-    return Score.of(logprobs[0], examples)
+    return logprobs

@@ -1,4 +1,4 @@
-"""Where the options of a question, or the pairs of a dictionary, stand in a prompt.
+"""Where the options of a question, or the pairs of a dictionary, stand in a prompt; positions by name.
 
 A *segment* is one option or one pair: a line of the prompt, up to and including its newline. Two tokens
 *close* it, the newline and the token after it: both know that the segment is over, and a model may keep its
@@ -12,10 +12,17 @@ summary at either (tiny-llama uses the token after the newline).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
+
 from ga_utils.examples import Example
-from ga_utils.models.lm import LM
+from ga_utils.models.batches import rows_of
+from ga_utils.models.lm import LM, UNLIMITED
+from ga_utils.models.mixers import Edit
+
+Where = str | Callable[[Example], Iterable[int]]  # "last", "closing", or a function
 
 # The line of a choice. Its group is a label, the letter or the key, that no other choice's line shares.
 LAYOUTS = {
@@ -98,3 +105,107 @@ def _candidates(prompt: str, layout: str, choice: str) -> list[re.Match]:
     answer = prompt.rpartition("\n")[2]  # such as "Answer:"
     lines = re.finditer(layout.format(choice=re.escape(choice)), prompt, re.MULTILINE)
     return [line for line in lines if not (answer and line[0].startswith(answer))]
+
+
+def positions(lm: LM, example: Example, where: Where) -> list[int]:
+    """Positions in an example's prompt, counted in tokens from 0 with BOS, padding not counted.
+
+    Args:
+        where: "last": the position that predicts the first token in which the choices differ (so if every
+            choice begins with the same space token, that token's position). "closing": the closing tokens of
+            all segments. A function from an example to a list of positions.
+
+    Raises:
+        ValueError: another name; segments that can't be found; a function that gives something else than
+            positions of this prompt.
+    """
+    if where == "last":
+        return [_last(lm, example)]
+    if where == "closing":
+        return [position for segment in segments(lm, example) for position in segment.closing]
+    if not callable(where):
+        raise ValueError(f'{where!r} names no positions: expected "last", "closing", or a function')
+    found, last = where(example), _last(lm, example)
+    try:
+        found = [position.__index__() for position in found]
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"positions of a {example.task} example: expected a list of integers, got {found!r}"
+        ) from error
+    for position in found:
+        if not 0 <= position <= last:
+            raise ValueError(
+                f"position {position}: the prompt of this {example.task} example has positions 0–{last}"
+            )
+    return found
+
+
+def _last(lm: LM, example: Example) -> int:
+    rows = rows_of(lm, [example])
+    if len(rows) == 1:  # its choices are single tokens
+        return len(rows[0].ids) - 1
+    first, last = min(row.whole for row in rows), max(row.whole for row in rows)
+    return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last))) - 1
+
+
+class Places:
+    """The positions of each text that an edit concerns: `at` them, or all `but` them, or all.
+
+    Raises:
+        ValueError: both `at` and `but` are given, or a name is unknown.
+    """
+
+    def __init__(self, lm: LM, at: Where | None = None, but: Where | None = None):
+        if at is not None and but is not None:
+            raise ValueError("at and but exclude each other: give the positions to change, or those to leave")
+        self.lm, self.where, self.all_but = lm, but if at is None else at, but is not None
+        if not (self.where in (None, "last", "closing") or callable(self.where)):
+            raise ValueError(
+                f'{"but" if self.all_but else "at"}={self.where!r}: expected "last", "closing", or a '
+                "function from an example to a list of positions"
+            )
+        self._found: dict[Example, list[int]] = {}
+        self._bare = torch.zeros(0)  # when you run the model yourself: each text's last position, [row, 1]
+
+    def __str__(self):
+        name = self.where if isinstance(self.where, str) else "chosen positions"
+        return "" if self.where is None else f" {'but' if self.all_but else 'at'} {name}"
+
+    def of(self, example: Example) -> list[int]:
+        """The positions that are named, whether the edit concerns them or all others."""
+        if example not in self._found:
+            self._found[example] = positions(self.lm, example, self.where)
+        return self._found[example]
+
+    def watch(self, edit: Edit) -> None:
+        """Tell an edit that it depends on these positions; to be called before anything is run under it."""
+        if self.where is not None:
+            edit.varies_from = lambda example: min(self.of(example), default=UNLIMITED)
+            edit.hook(self.lm.model.register_forward_pre_hook, self._find_end, with_kwargs=True)
+
+    def mask(self, z: torch.Tensor) -> torch.Tensor:
+        """Which positions of z [row, pos, ...] the edit concerns: [row, pos, 1], or [1, 1, 1] for all.
+
+        Raises:
+            RuntimeError: the model was run by itself, so that nothing says which examples its texts are.
+        """
+        if self.where is None:
+            return torch.ones(1, 1, 1, dtype=torch.bool, device=z.device)
+        running, named = self.lm.running, torch.zeros(z.shape[:2], dtype=torch.bool)
+        if running:
+            for row, example in enumerate(running.examples):
+                here = [p - running.start for p in self.of(example)]
+                named[row :: len(running.examples), [p for p in here if 0 <= p < z.shape[1]]] = True
+        elif self.where == "last":
+            named[torch.arange(len(z))[:, None], z.shape[1] - 1 - self._bare] = True
+        else:
+            raise RuntimeError(
+                f"disabled{self}: which positions these are depends on the example, and a bare lm.model(...) "
+                "has none. Use ga.evaluate and the like, which know which examples they run"
+            )
+        return (named != self.all_but).unsqueeze(-1).to(z.device)
+
+    def _find_end(self, module, args, kwargs):
+        mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+        after = 0 if mask is None or mask.ndim != 2 else mask.flip(1).long().argmax(1, keepdim=True).cpu()
+        self._bare = torch.as_tensor(after)

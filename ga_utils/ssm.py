@@ -51,17 +51,20 @@ class Scan:
         """The group of B and C that serves a head."""
         return head * self.B.shape[1] // self.x.shape[1]
 
-    def matrix(self, heads: Sequence[int]) -> torch.Tensor:
-        """M without D for the heads asked for, [len(heads), query, key]; takes memory for these alone."""
+    def matrix(self, heads: Sequence[int], first: int = 0) -> torch.Tensor:
+        """M without D for the heads asked for, [len(heads), query, key]; takes memory for these alone.
+
+        first: only the rows of queries from here on.
+        """
         # Sums in float64: the difference of two float32 sums over thousands of positions would lose digits.
         # On the CPU, since Apple's GPUs have no float64.
         total = self.dt[:, list(heads)].cpu().double().cumsum(0).T  # [head, pos]
         n = total.shape[1]
-        M = torch.zeros(len(heads), n, n, dtype=self.x.dtype, device=self.x.device)
+        M = torch.zeros(len(heads), n - first, n, dtype=self.x.dtype, device=self.x.device)
         for i, head in enumerate(heads):
             B = self.B[:, self.group(head)] * self.scale[:, head, None]
             C = self.C[:, self.group(head)]
-            for start in range(0, n, BLOCK):
+            for start in range(first, n, BLOCK):
                 stop = min(start + BLOCK, n)
                 # Counted from the block's first row, sums are small where they matter: float32 is enough.
                 since = (total[i, :stop] - total[i, start]).to(B)
@@ -69,7 +72,7 @@ class Scan:
                     min=0
                 )  # negative for later keys: cut off below
                 weights = _weights(C[start:stop], B[:stop], elapsed, self.A[head])
-                M[i, start:stop, :stop] = weights.tril_(start)
+                M[i, start - first : stop - first, :stop] = weights.tril_(start)
         return M
 
 
@@ -93,6 +96,32 @@ def scan_of(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
     return _mamba2(mixer, hidden)
 
 
+@torch.no_grad()
+def gated(mixer: nn.Module, hidden: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """What a mixer makes of its scan's output before `out_proj`: z [pos, n_heads * d_head].
+
+    Mamba-2 multiplies y by a gate and normalises the product over several heads, so there z of one head
+    depends a little on the others; Mamba-1 and Llamba have the gate alone.
+
+    Args:
+        hidden: the mixer's input, [pos, d_model]. y: [pos, n_heads * d_head], D's part included.
+    """
+    if hasattr(mixer, "x_proj"):
+        return y * _wide(mixer.act(mixer.in_proj(hidden).chunk(2, dim=-1)[1]))
+    if hasattr(mixer, "z_bias"):
+        return y * _wide(F.silu(mixer.operands(hidden[None])[3][0] + mixer.z_bias))
+    gate = _projected(mixer, hidden)[:, : mixer.out_proj.in_features]
+    if getattr(mixer, "mamba_rms_norm", True):
+        return _wide(mixer.norm(y, gate))
+    return y * _wide(F.silu(gate))
+
+
+def _projected(mixer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """Mamba-2's gate, convolution's input, and step sizes, side by side: [pos, ...]."""
+    projected = mixer.in_proj(hidden * getattr(mixer, "ssm_in_multiplier", 1))
+    return projected * mixer.mup_vector[0] if hasattr(mixer, "mup_vector") else projected
+
+
 def _mamba1(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
     """Mamba; FalconMamba, which normalises B, C and dt; Jamba, which does so with learned weights."""
     x = mixer.in_proj(hidden).chunk(2, dim=-1)[0]
@@ -109,9 +138,7 @@ def _mamba1(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
 
 def _mamba2(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
     """Mamba2, Zamba2, Bamba, NemotronH, GraniteMoeHybrid; FalconH1, which has multipliers besides."""
-    projected = mixer.in_proj(hidden * getattr(mixer, "ssm_in_multiplier", 1))
-    if hasattr(mixer, "mup_vector"):
-        projected = projected * mixer.mup_vector[0]
+    projected = _projected(mixer, hidden)
     n_heads, inner = mixer.D.numel(), mixer.out_proj.in_features
     width = mixer.n_groups * mixer.ssm_state_size
     xBC, dt = projected[:, inner : 2 * inner + 2 * width], projected[:, 2 * inner + 2 * width :]

@@ -27,7 +27,7 @@ def random_llama(tokenizer, kv_heads: int, seed: int = 0, dtype=torch.float32) -
         num_attention_heads=6,
         num_key_value_heads=kv_heads,
         head_dim=16,
-        max_position_embeddings=128,
+        max_position_embeddings=256,
         initializer_range=0.3,
     )
     return ga.wrap(LlamaForCausalLM(config).to(dtype), tokenizer, name="random")

@@ -11,7 +11,7 @@ from test_segments import TOKENIZERS
 from transformers import PreTrainedTokenizerFast
 
 import ga_utils as ga
-from ga_utils.batches import plan, rows_of
+from ga_utils.models.batches import plan, rows_of
 
 SHOT = "Dictionary:\napple: 17\nlamp: 4\ndrum: 52\nQuestion: what is the value of lamp?\nAnswer: 4\n"
 CONTEXTS = ["Which? it's", "Which? ", "Which?\n\n", "A. it's 1", "it", "🙂", "The following are mult", "é  "]

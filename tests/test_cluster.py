@@ -19,7 +19,7 @@ from sweeping import same
 
 import ga_utils as ga
 from ga_utils import sweeps
-from ga_utils.batches import rows_of
+from ga_utils.models.batches import rows_of
 from ga_utils.sweeps import checkpoint, ray_engine
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ga_utils as ga
-from ga_utils.batches import plan, rows_of
 from ga_utils.models import budget as budgets
+from ga_utils.models.batches import plan, rows_of
 from ga_utils.models.budget import budget
 from ga_utils.sweeps.exact import ExactSweep, copies_that_fit
 

@@ -17,7 +17,7 @@ import torch
 from conftest import logits
 
 import ga_utils as ga
-from ga_utils.batches import rows_of
+from ga_utils.models.batches import rows_of
 from ga_utils.sweeps.exact import ExactSweep
 
 OURS = (str(Path(ga.__file__).parent), contextlib.__file__)

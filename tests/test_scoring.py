@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from tokenizers import processors
 
 import ga_utils as ga
-from ga_utils import batches
+from ga_utils.models import batches
 from ga_utils.scoring import wilson
 
 

@@ -8,6 +8,8 @@ each of which continues one of them, by selecting rows: that is how several choi
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 
@@ -15,7 +17,7 @@ import torch
 from transformers import Cache
 
 from ga_utils.examples import Example
-from ga_utils.models.lm import LM
+from ga_utils.models.lm import LM, UNLIMITED
 
 
 @dataclass
@@ -28,7 +30,8 @@ class Span:
     ends: [row], the position here at which each text ends; far away where it goes on in another span.
     reads: [2, read], row and position of each place at which answers are read off.
     picks: [4, pick], read, token, example and choice of each log-probability that makes up an answer.
-    examples: [row], whose text it is.
+    examples: [row], whose text it is. indices: [row], their numbers in the list that is scored; -1 for a text
+        that all begin with.
     residual: layer -> [row, pos, d_model], what enters it; filled by a sweep's recording pass.
     """
 
@@ -40,6 +43,7 @@ class Span:
     reads: torch.Tensor
     picks: torch.Tensor
     examples: list[Example]
+    indices: list[int]
     residual: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
@@ -77,6 +81,20 @@ def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False, sho
     return logits[0].unflatten(0, (copies, len(row))), cache
 
 
+@contextmanager
+def running(
+    lm: LM, ids: torch.Tensor, ends: torch.Tensor, examples: list[Example], start: int = 0
+) -> Iterator[None]:
+    """Tell hooks whose texts are in a pass whose answers nobody reads: all as in `Span`."""
+    nothing = torch.zeros(4, 0, dtype=torch.long)
+    span = Span(ids, start, None, 1, ends, nothing[:2], nothing, examples, list(range(len(examples))))
+    before, lm.running = lm.running, span
+    try:
+        yield
+    finally:
+        lm.running = before
+
+
 PROBE = 8  # tokens that are read in one pass and in several, to see whether a model can continue
 WAYS = {"block": (3, PROBE - 3), "steps": (PROBE - 3, 1, 1, 1)}  # lengths of the passes
 
@@ -91,12 +109,18 @@ def how_to_continue(lm: LM) -> str | None:
     """
     if lm.continues == "unknown":
         ids = torch.arange(PROBE, device=lm.device)[None] % lm.model.config.vocab_size
-        whole = read(lm, ids)[0].float().log_softmax(-1)
+        whole = _probe(lm, ids)[0].float().log_softmax(-1)
         found = next((how for how, sizes in WAYS.items() if _agrees(lm, ids, sizes, whole)), None)
         if found is None and lm.edits:  # an edit such as `mask_last_row` may be the reason: ask again later
             return None
         lm.continues = found
     return lm.continues
+
+
+def _probe(lm: LM, ids: torch.Tensor, start: int = 0, *args, **kwargs):
+    """`read` a text that is nobody's example and that goes on: no position in it has a name for hooks."""
+    with running(lm, ids, torch.full((1,), UNLIMITED, device=ids.device), [], start):
+        return read(lm, ids, start, *args, **kwargs)
 
 
 def _agrees(lm: LM, ids: torch.Tensor, sizes: tuple[int, ...], whole: torch.Tensor) -> bool:
@@ -105,12 +129,12 @@ def _agrees(lm: LM, ids: torch.Tensor, sizes: tuple[int, ...], whole: torch.Tens
     """
     cache, start = None, 0
     for part in ids.split(sizes, dim=1):
-        logits, cache = read(lm, part, start, cache, keep=True)
+        logits, cache = _probe(lm, part, start, cache, keep=True)
         if not isinstance(cache, list | Cache):
             return False  # an older class of caches, whose rows can't be selected
         cache = select(cache, torch.zeros(1, dtype=torch.long, device=lm.device))
         start += part.shape[1]
-    forgetful = read(lm, part)[0]
+    forgetful = _probe(lm, part)[0]
     gap, loss = (
         (some.float().log_softmax(-1) - whole[:, -part.shape[1] :]).abs().mean()
         for some in (logits, forgetful)

@@ -10,6 +10,8 @@ from functools import reduce
 import torch
 from torch import nn
 
+from ga_utils.examples import Example
+
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
 
@@ -21,10 +23,13 @@ class Edit:
 
     what: how `repr(lm)` shows it, such as "disabled: L1H0".
     last_rows: how many positions at the end of a text it treats otherwise than the rest.
+    varies_from: called with an example, gives the position from which on its text is treated otherwise than
+        those of other examples; what texts share is run once up to there. None: no such positions.
     """
 
     def __init__(self, what: str = "hooks"):
         self.what, self.last_rows, self.in_force = what, 0, True
+        self.varies_from: Callable[[Example], int] | None = None
         self._undo: list[Callable] = []
 
     def hook(self, register: Callable, function: Callable, **how) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ga_utils.batches import Row, rows_of
 from ga_utils.examples import Example
 from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_layers, truncate
+from ga_utils.models.batches import Row, rows_of
 from ga_utils.models.budget import budget
 from ga_utils.models.lm import LM
 from ga_utils.scoring import Score, evaluate
+from ga_utils.segments import Places, Where
 from ga_utils.sweeps.checkpoint import MEMORY, Checkpoint, Piece, identity
 from ga_utils.sweeps.exact import ExactSweep
 from ga_utils.sweeps.ray_engine import Compute, on_ray
@@ -35,6 +36,8 @@ def sweep_heads(
     heads: Iterable[Head | str] | None = None,
     mode: str = "zero",
     reference: list[Example] | None = None,
+    at: Where | None = None,
+    but: Where | None = None,
     method: str = "exact",
     k: int | None = None,
     checkpoint: str | Path | None = None,
@@ -45,7 +48,7 @@ def sweep_heads(
 
     Args:
         heads: which to try; by default all that are alive (a pruned head has nothing to disable).
-        mode, reference: as in `ablate`.
+        mode, reference, at, but: as in `ablate`.
         method: "exact" disables every head. "screen" estimates all of them from one backward pass, then
             disables the k most suspicious ones exactly (see `screen`): for models with many heads.
         k: for "screen"; by default 8, or a twenty-fourth of the heads if that is more. Of 80 random models
@@ -74,7 +77,7 @@ def sweep_heads(
         raise ValueError("no examples to sweep with: the list is empty")
     heads = alive_heads(lm) if heads is None else list(dict.fromkeys(check_heads(lm, heads)))
     rows, estimate = rows_of(lm, examples), None
-    make = partial(ExactSweep, rows=rows, mode=mode, reference=reference)
+    make = partial(ExactSweep, rows=rows, mode=mode, reference=reference, at=at, but=but)
     if method == "screen":
         sweep = make(lm)
         values, order = attribution(sweep, [example.answer for example in examples], heads)
@@ -84,7 +87,7 @@ def sweep_heads(
             estimate[head.layer, head.head] = value
         heads = sorted(order[: k or max(SCREENED, len(heads) // 24)])
     # Without a checkpoint the same code runs on a database in memory, which nothing can be confused with.
-    who = identity(lm, examples, mode, reference) if checkpoint else {}
+    who = identity(lm, examples, mode, reference, Places(lm, at, but)) if checkpoint else {}
     with Checkpoint(checkpoint or MEMORY, who) as done:
         _compute(lm, examples, pieces(lm, heads, rows), done, ENGINES[engine], make, progress)
         return _table(lm, examples, {head: done.get(head) for head in [None, *heads]}, estimate)

@@ -27,9 +27,10 @@ from ga_utils.examples import Example
 from ga_utils.heads import Head
 from ga_utils.models.lm import LM
 from ga_utils.scoring import evaluate
+from ga_utils.segments import Places
 
 FORMAT = (
-    "2"  # goes up whenever a head's numbers come to be computed in another way: older files are then refused
+    "3"  # goes up whenever a head's numbers come to be computed in another way: older files are then refused
 )
 MEMORY = ":memory:"  # a checkpoint that ends with the process
 RESERVE = 1 << 16  # bytes that opening a file writes, so that a full disk shows before the work starts
@@ -196,7 +197,9 @@ def _key(head: Head | None) -> str:
     return str(head) if head else "baseline"
 
 
-def identity(lm: LM, examples: list[Example], mode: str, reference: list[Example] | None) -> dict[str, str]:
+def identity(
+    lm: LM, examples: list[Example], mode: str, reference: list[Example] | None, places: Places
+) -> dict[str, str]:
     """All that the numbers of a sweep hang on, in words a message can show.
 
     Versions and the kind of device are part of it, since a table whose cells come from different kernels
@@ -219,6 +222,7 @@ def identity(lm: LM, examples: list[Example], mode: str, reference: list[Example
         "device": device,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
         "mode": mode,
+        "positions": _digest_of_places(places, examples),
         "reference": _digest_of(reference) if mode != "zero" else "none",
         "task": ", ".join(sorted({example.task for example in examples})),
         "examples": _digest_of(examples),
@@ -242,3 +246,11 @@ def fingerprint(model: torch.nn.Module) -> str:
 def _digest_of(examples: list[Example]) -> str:
     rows = json.dumps([[e.prompt, e.choices, e.answer, e.task, e.given] for e in examples])
     return f"n={len(examples)}, {hashlib.sha256(rows.encode()).hexdigest()[:16]}"
+
+
+def _digest_of_places(places: Places, examples: list[Example]) -> str:
+    """By the positions that are meant, since a function can't be compared with another one."""
+    if places.where is None:
+        return "all"
+    named = json.dumps([places.of(example) for example in examples])
+    return f"{str(places).strip()}, {hashlib.sha256(named.encode()).hexdigest()[:16]}"

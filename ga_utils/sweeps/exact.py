@@ -27,12 +27,13 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 
-from ga_utils.batches import Row, plan, read_off, span_of
 from ga_utils.examples import Example
 from ga_utils.heads import Head, replacement_tables, rows_of_table
+from ga_utils.models.batches import Row, plan, read_off, span_of
 from ga_utils.models.budget import fits, halving, too_large_to_keep
 from ga_utils.models.continuation import PROBE, Span, run
 from ga_utils.models.lm import LM, Mixer
+from ga_utils.segments import Places, Where
 from ga_utils.sweeps.partial_forward import entering, norm_before_last_mixer, reading_only, recording
 
 
@@ -45,8 +46,16 @@ class ExactSweep:
     each time.
     """
 
-    def __init__(self, lm: LM, rows: list[Row], mode: str = "zero", reference: list[Example] | None = None):
-        self.lm, self.rows, self.mixers = lm, rows, lm.mixers
+    def __init__(
+        self,
+        lm: LM,
+        rows: list[Row],
+        mode: str = "zero",
+        reference: list[Example] | None = None,
+        at: Where | None = None,
+        but: Where | None = None,
+    ):
+        self.lm, self.rows, self.mixers, self.places = lm, rows, lm.mixers, Places(lm, at, but)
         self.tables = replacement_tables(lm, self.mixers, mode, reference)
         self.shape = 1 + max(row.index for row in rows), max(len(row.example.choices) for row in rows)
         self.returns = [0] * lm.n_layers  # how each layer returns its output, see `partial_forward.returned`
@@ -78,7 +87,7 @@ class ExactSweep:
             share: False runs all texts whole. What that records is kept only if there was nothing to share.
             forward: runs a span as `continuation.run` does, and may look at more.
         """
-        shared, batches = plan(self.lm, self.rows, share=share)
+        shared, batches = self._plan(share)
         cache = None
         if shared:
             with self._recording(shared):
@@ -89,8 +98,13 @@ class ExactSweep:
                 with self._recording(span):
                     logits, ours = forward(self.lm, span, ours, keep=span is not batch[-1])
                 read_off(span, logits, self.baseline)
-        if share or not _shares(plan(self.lm, self.rows)):
+        if share or not _shares(self._plan()):
             self.shared, self.batches = shared, batches
+
+    def _plan(self, share: bool = True) -> tuple[Span | None, list[list[Span]]]:
+        with self.lm.edited("sweep") as edit:
+            self.places.watch(edit)
+            return plan(self.lm, self.rows, share=share)
 
     def _recording(self, span: Span):
         device = torch.device("cpu") if self._is_large() else self.lm.device
@@ -129,25 +143,25 @@ class ExactSweep:
             edit = stack.enter_context(self.lm.edited("sweep"))
             for mixer, table in zip(self.mixers, self.tables):
                 if mixer.layer == layer:
-                    mixer.hook_z(
-                        edit, _disabling(mixer, heads, rows_of_table(table, span.start, span.ids.shape[1]))
-                    )
+                    instead = rows_of_table(table, span.start, span.ids.shape[1])
+                    mixer.hook_z(edit, _disabling(mixer, heads, instead, self.places))
             stack.enter_context(entering(self.lm, layer, residual, self.returns))
             if self.norm is not None:
                 stack.enter_context(reading_only(self.lm, self.norm, span, len(heads)))
             return run(self.lm, span, cache, len(heads), keep, shortened=self.norm is not None)
 
 
-def _disabling(mixer: Mixer, heads: tuple[Head, ...], instead: torch.Tensor):
+def _disabling(mixer: Mixer, heads: tuple[Head, ...], instead: torch.Tensor, places: Places):
     """A hook on z [head * row, pos, n_heads * d_head] that replaces each head's columns in its own copy of
-    the rows by those of `instead`, [pos, n_heads * d_head]."""
+    the rows by those of `instead`, [pos, n_heads * d_head], at the places given."""
 
     def disable(z):
-        z, n_rows = z.clone(), len(z) // len(heads)
+        z, n_rows, here = z.clone(), len(z) // len(heads), places.mask(z)
         for copy, head in enumerate(heads):
             if head.head in mixer.heads:
-                columns = mixer.columns(head.head)
-                z[copy * n_rows : (copy + 1) * n_rows, :, columns] = instead[:, columns]
+                rows, columns = slice(copy * n_rows, (copy + 1) * n_rows), mixer.columns(head.head)
+                mask = here if len(here) == 1 else here[rows]
+                z[rows, :, columns] = torch.where(mask, instead[:, columns], z[rows, :, columns])
         return z
 
     return disable

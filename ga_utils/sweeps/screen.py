@@ -8,6 +8,8 @@ heads that it ranks first are then disabled exactly.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
@@ -49,18 +51,23 @@ def _first_order(sweep: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, t
 
     def with_gradients(lm: LM, span: Span, cache, keep: bool):
         recorded: list[torch.Tensor | None] = [None] * len(sweep.mixers)
+        here: list[torch.Tensor] = []  # the positions at which heads would be disabled
+
+        def keep_z(z, k: int) -> None:
+            recorded[k], here[:] = z, [sweep.places.mask(z)]
+
         with torch.enable_grad(), lm.edited("sweep") as edit:
             # Gradients begin at the embeddings, even if no weight requires one.
             edit.hook(lm.layers[0].register_forward_pre_hook, _requiring_grad, with_kwargs=True)
             for k, mixer in enumerate(sweep.mixers):
-                mixer.hook_z(edit, lambda z, k=k: recorded.__setitem__(k, z))
+                mixer.hook_z(edit, partial(keep_z, k=k))
             logits, _ = run(lm, span)
             examples, margin = _log_odds(span, logits[0], torch.tensor(answers))
             gradients = torch.autograd.grad(margin.sum(), recorded)
         margins[examples] = margin.detach().float().cpu()
         per_head = []
         for mixer, table, z, gradient in zip(sweep.mixers, sweep.tables, recorded, gradients):
-            change = (rows_of_table(table, 0, z.shape[1]) - z.detach()) * gradient
+            change = (rows_of_table(table, 0, z.shape[1]) - z.detach()) * gradient * here[0]
             per_head.append(change.float().unflatten(-1, (mixer.n_heads, mixer.d_head)).sum(-1))
         change = torch.cat(per_head, dim=-1)  # [row, pos, head]
         read, _, example, _ = span.picks

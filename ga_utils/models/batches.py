@@ -39,6 +39,11 @@ class Row:
     ids: list[int]
     reads: list[tuple[int, list[int], list[int]]]
 
+    @property
+    def whole(self) -> list[int]:
+        """All tokens of the text; of the first choice's, where choices are single tokens."""
+        return [*self.ids, self.reads[0][2][-1]]
+
 
 def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
     """All token rows of all examples, in order."""
@@ -129,8 +134,10 @@ def plan(
     """
     how = how_to_continue(lm) if share else None
     last_rows = max((edit.last_rows for edit in lm.edits), default=0)
+    varied = [edit.varies_from for edit in lm.edits if edit.varies_from is not None]
     examples = [list(of) for _, of in groupby(rows, key=lambda row: row.index)]
     start = _common(rows, last_rows) if how and len(examples) > 1 else 0
+    start = min([start, *(first(of[0].example) for first in varied for of in examples)])
     start = start if start >= WORTH_SHARING else 0
 
     def stem(of: list[Row]) -> int:
@@ -217,6 +224,7 @@ def span_of(
         reads=torch.tensor(list(reads), dtype=torch.long, device=lm.device).reshape(-1, 2).T,
         picks=torch.tensor(picks, dtype=torch.long).reshape(-1, 4).T,
         examples=[row.example for row in rows],
+        indices=[row.index for row in rows],
     )
 
 
@@ -242,6 +250,7 @@ def _steps(span: Span) -> list[Span]:
                 reads,
                 picks,
                 span.examples,
+                span.indices,
             )
         )
     return steps
