@@ -35,7 +35,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 from IPython.display import Markdown
 
 from ga_utils import checks, plots, tasks
-from ga_utils.attention import aggregate_score, attention_map, gather_score, scan, shares, sharpness
+from ga_utils.attention import (
+    aggregate_score,
+    attention_map,
+    gather_score,
+    option_shares,
+    scan,
+    shares,
+    sharpness,
+)
 from ga_utils.doctor import doctor
 from ga_utils.examples import Example
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
@@ -87,6 +95,7 @@ __all__ = [
     "lm_eval",
     "load_model",
     "mask_last_row",
+    "option_shares",
     "patch",
     "plots",
     "positions",

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -230,8 +231,9 @@ def test_sweeps_are_equal_when_their_numbers_are():
 
 
 def test_roles_are_equal_when_their_numbers_are():
-    letters, knowledge = swept([[0.4, 0.5]]), swept([[0.0, NAN]])
-    heads = [ga.Head(0, 0)], ga.Head(0, 1), [ga.Head(0, 1), ga.Head(0, 0)]
-    roles = ga.Roles(*heads, letters, knowledge, np.zeros((1, 2)), np.ones((1, 2)))
-    assert roles == replace(roles, gather=[ga.Head(0, 0)], gather_score=np.zeros((1, 2)))
+    evidence = pd.DataFrame({"heads": ["L0H0"], "confirmed": [NAN]})
+    heads = [ga.Head(0, 0)], [ga.Head(0, 1)]
+    roles = ga.Roles(*heads, evidence, swept([[0.4, 0.5]]), np.zeros((1, 2)), np.ones((1, 2)))
+    assert roles == replace(roles, gather=[ga.Head(0, 0)], evidence=evidence.copy())
     assert roles != replace(roles, gather_score=np.ones((1, 2))) and roles != replace(roles, gather=[])
+    assert roles != replace(roles, evidence=evidence.assign(heads="L0H1"))

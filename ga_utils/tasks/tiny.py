@@ -18,24 +18,30 @@ from ga_utils.tasks.world import COUNTED, LETTERS, NOUNS, NUMBERS, PEOPLE, POOL,
 
 
 def alike(rng: random.Random, value: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The square of four look-alike values around `value`: neither, either, or both of two random edits.
+    """The square of four look-alike values around `value`: neither, either, or both of two edits.
 
-    One edit changes the length (three words lose the last one, two gain one), the other substitutes one of
-    the first two words or exchanges them. So every word of the true value stands at the same place in a
-    wrong one too, and a value may be the beginning of another: only the newline knows that it is complete.
-    Both edits are
-    symmetric: who does not know the fact cannot tell which corner of the square is the true value.
+    A value is a core of four words, and may have a fifth in front of it or behind it. One edit takes the
+    fifth word off, or puts one there; the other substitutes the core's second word (fifth word behind) or its
+    third (in front), so that at least one word stands between what decides.
+
+        river [amber] wolf salt            river [stone] wolf salt
+        river [amber] wolf salt [moon]     river [stone] wolf salt [moon]
+
+    Whoever knows one position, one word or the length is left with two options. Both edits are symmetric: who
+    does not know the fact cannot tell which corner of the square is the true value.
     """
-    new, extra = rng.sample([word for word in POOL if word not in value], 2)
-    edit = rng.randrange(3)
+    new, fifth = rng.sample([word for word in POOL if word not in value], 2)
+    behind, core = rng.random() < 0.5, value
+    if len(value) == 5:
+        core, fifth = (value[:4], value[4]) if behind else (value[1:], value[0])
+    place = 1 if behind else 2
 
-    def change(words):
-        return (words[1], words[0], *words[2:]) if edit == 2 else (*words[:edit], new, *words[edit + 1 :])
+    def lengthen(words):
+        return (*words, fifth) if behind else (fifth, *words)
 
-    def resize(words):
-        return words[:2] if len(words) == 3 else (*words, extra)
-
-    return [value, change(value), resize(value), resize(change(value))]
+    changed = (*core[:place], new, *core[place + 1 :])
+    corners = [core, changed, lengthen(core), lengthen(changed)]
+    return sorted(corners, key=lambda words: words != value)
 
 
 def others(rng: random.Random, town: str, relation: str) -> list[tuple[str, ...]]:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from ga_utils import tasks
 from ga_utils.examples import Example
-from ga_utils.heads import ablate, alive_heads
+from ga_utils.heads import ablate
 from ga_utils.models.catalog import TINY
 from ga_utils.models.lm import LM, load_model
 from ga_utils.roles import find_roles
@@ -41,29 +40,14 @@ def accuracies(lm: LM, n: int) -> dict[str, Score]:
 
 
 def headline(lm: LM, n: int) -> tuple[pd.DataFrame, str]:
-    """Find the heads on one seed, measure them on another: accuracy on every task, and the other heads'
-    median."""
+    """Find the heads on one seed, measure them on another: accuracy on every task, and the evidence."""
     roles = find_roles(lm, tasks.mmlu(lm, n=300, seed=1), tasks.knowledge(lm, n=300, seed=1))
-    if not (roles.gather and roles.aggregate):
-        return pd.DataFrame(), f"{lm.name}: no Gather and Aggregate heads found; suspects: {roles.suspects}"
     table = {"none disabled": accuracies(lm, n)}
-    groups = {"all Gather heads": roles.gather, f"Aggregate {roles.aggregate}": [roles.aggregate]}
-    groups |= {f"Gather {head}": [head] for head in roles.gather}
-    for name, heads in groups.items():
-        with ablate(lm, heads):
-            table[name] = accuracies(lm, n)
-    drops = roles.letters.drop.copy()
-    for head in (*roles.gather, roles.aggregate):
-        drops[head.layer, head.head] = np.nan
-    lines = [
-        f"{len(alive_heads(lm))} heads alive; median other head: letters fall "
-        f"{100 * np.nanmedian(drops):.1f} points"
-    ]
-    lines += [f"gather score of {h}: {roles.gather_score[h.layer, h.head]:.2f}" for h in roles.gather]
-    a = roles.aggregate
-    return frame(table), "; ".join(
-        [*lines, f"aggregate score of {a}: {roles.aggregate_score[a.layer, a.head]:.2f}"]
-    )
+    for role, heads in (("Gather", roles.gather), ("Aggregate", roles.aggregate)):
+        if heads:
+            with ablate(lm, heads):
+                table[f"{role} {' '.join(map(str, heads))}"] = accuracies(lm, n)
+    return frame(table), str(roles)
 
 
 def frame(table: dict[str, dict[str, Score]]) -> pd.DataFrame:
