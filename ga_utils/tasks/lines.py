@@ -7,13 +7,10 @@ carries. `relabel` gives the lines other labels.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ga_utils.examples import Example
-
-LINE = re.compile(r"^(\S+?)\. (.*)$")
 
 
 def trade(example: Example, a: int, b: int, what: str) -> Example:
@@ -64,13 +61,30 @@ def relabel(example: Example, labels: Sequence[str], choices: Sequence[str] | No
 
 
 def split_lines(example: Example) -> tuple[list[str], list[str]]:
-    """The labels and the words of the option lines that a prompt begins with."""
-    found = [LINE.match(line) for line in example.prompt.split("\n")[: len(example.choices)]]
-    if not all(found):
-        raise ValueError(f"the {example.task} prompt does not begin with a line for each of its choices")
-    return [line[1] for line in found], [line[2] for line in found]
+    """The labels and the words of the option lines, from the top.
+
+    Raises:
+        ValueError: a choice has no line.
+    """
+    lines = example.prompt.split("\n")
+    parts = [lines[place].split(". ", 1) for place in _places(example)]
+    return [label for label, _ in parts], [words for _, words in parts]
+
+
+def _places(example: Example) -> list[int]:
+    """Which lines of the prompt hold the options: of each choice the last one that its label begins."""
+    found = {}
+    for number, line in enumerate(example.prompt.split("\n")):
+        for choice in example.choices:
+            if line.startswith(f"{choice.strip()}. "):
+                found[choice] = number
+    if len(found) < len(example.choices):
+        raise ValueError(f"the {example.task} prompt lacks a line for some of its choices {example.choices}")
+    return sorted(found.values())
 
 
 def _joined(example: Example, labels: list[str], words: list[str]) -> str:
-    rest = example.prompt.split("\n")[len(labels) :]
-    return "\n".join([*(f"{label}. {text}" for label, text in zip(labels, words)), *rest])
+    lines = example.prompt.split("\n")
+    for place, label, text in zip(_places(example), labels, words):
+        lines[place] = f"{label}. {text}"
+    return "\n".join(lines)
