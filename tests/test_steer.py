@@ -17,9 +17,15 @@ import ga_utils as ga
 ATTENTION = ["llama", "zamba2", "bamba", "jamba", "falcon_h1", "nemotron_h", "granitemoehybrid"]
 OTHERS = ["gemma2", "gpt_oss"]  # a window of 5, capped logits; and attention sinks
 NORMED = "falcon_h1, normed"
+SHARED = "llama, one module at two depths"  # in transformers 5.15, Zamba2's depths share weights alone
 
 
 def build(family: str, tokenizer) -> ga.LM:
+    if family == SHARED:
+        lm = by_hand.build("llama", tokenizer)
+        lm.layers[2].self_attn = lm.layers[0].self_attn
+        lm.continues = None  # both depths would keep their keys in one place of a cache
+        return lm
     return built_like(family, tokenizer) if family in OTHERS else by_hand.build(family, tokenizer)
 
 
@@ -89,9 +95,9 @@ def test_a_head_that_looks_at_one_position_writes_its_value(family, tokenizer):
     assert gap(ga.evaluate(lm, examples), expected) > 50 * off_by(family)
 
 
-@pytest.mark.parametrize("family", ATTENTION + OTHERS)
+@pytest.mark.parametrize("family", [*ATTENTION, *OTHERS, SHARED])
 def test_several_positions_share_the_attention_as_they_did(family, tokenizer):
-    """At one depth after the other, also where several depths share a module (Zamba2)."""
+    """At one depth after the other, also where several depths share a module or its weights."""
     lm = build(family, tokenizer)
     examples, to = questions(lm), near(lm) if family in OTHERS else chosen
     for spot in [spot for spot in by_hand.spots(lm) if spot.is_attention]:
