@@ -25,6 +25,7 @@ from ga_utils.sweeps.results import HeadSweep, same_values
 MAX_EXACT = 128  # heads; with more, disabling each of them in turn takes too long to be the default
 CANDIDATES = 8  # heads among which a team is searched: those that look most like the role
 MAX_TEAM = 4
+NOTHING_LEFT = 0.1  # of a skill that counts as lost
 PLACE = {"Gather": "closing", "Aggregate": "last"}  # where each role is said to work
 
 
@@ -79,8 +80,8 @@ def find_roles(
       attention would, by the interval.
 
     Among them, greedily, the fewest heads (at most `MAX_TEAM`) without which, at the last token or at the
-    closing tokens alone, nothing above chance is left. If that can't be reached, what they cost must be at
-    least `min_loss` of the distance from chance; on the other half of the questions, too. Disabled
+    closing tokens alone, a tenth of the distance from chance is left. If that can't be reached, they must
+    cost at least `min_loss` of the distance from chance; on the other half of the questions, too. Disabled
     everywhere, they may cost knowledge at most `max_knowledge` of the points that letters lose.
 
     The defaults: half of the skill, since a head that costs less leaves the model another way; a quarter,
@@ -152,13 +153,13 @@ class _Search:
         return sorted(team) if named else []
 
     def greedy(self, heads: list[Head], at: str) -> list[Head]:
-        """The fewest heads, added one at a time, that leave nothing above chance, or else are costly."""
+        """The fewest heads, added one at a time, that leave next to nothing, or else are costly."""
         whole = self.whole[id(self.found_on)]
         if whole.ci95[0] <= self.chance:
             return []  # no skill to lose
 
         def at_chance(score: Score) -> bool:
-            return score.ci95[0] <= self.chance
+            return score.accuracy - self.chance <= NOTHING_LEFT * (whole.accuracy - self.chance)
 
         def costly(score: Score) -> bool:  # by the end of the interval that speaks against it
             return whole.accuracy - score.ci95[1] >= self.needed(self.found_on)

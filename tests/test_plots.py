@@ -57,6 +57,24 @@ def test_curves_are_the_accuracies_with_their_intervals_and_chance():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["chance", "a", "b"]
 
 
+def test_effects_show_every_head_and_name_the_marked_ones():
+    sweeps = {"letters": swept([[0.4, 0.0], [NAN, -0.02]]), "knowledge": swept([[0.0, 0.1], [0.0, 0.0]])}
+    ax = ga.plots.effects(sweeps, ["L0H0", ga.Head(1, 1)])
+    dots = sorted(x for line in ax.lines if line.get_marker() in "oD" for x in line.get_xdata())
+    assert dots == pytest.approx([-2, 0, 0, 0, 0, 10, 40])
+    red = {text.get_text(): text.xy for text in ax.texts}
+    assert set(red) == {"L0H0", "L1H1"} and len(ax.texts) == 4
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["letters\n(3 heads)", "knowledge\n(4 heads)"]
+    medians = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "None"]
+    assert medians == pytest.approx([0, 0])
+
+
+def test_picks_shows_a_row_for_each_right_option():
+    ax = ga.plots.picks(np.array([[0.9, 0.05], [NAN, NAN]]), "L2H0")
+    assert [text.get_text() for text in ax.texts] == ["0.90", "0.05"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["A", "B"] and ax.get_title() == "L2H0"
+
+
 def test_what_can_be_read_only_once_gives_the_same_figure():
     def lines(ax):
         return [line.get_xydata().tolist() for line in ax.lines]

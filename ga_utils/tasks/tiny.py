@@ -1,10 +1,9 @@
 """Items of the tiny world: prompts with choices, for training (`curriculum`) and for evaluation (`tasks`).
 
-Why the options of a question look alike: each is two or three words from a pool of fourteen, and the four
-form a square (two edits, each applied or not). No single word gives the answer away, so a model has to know
-the
-*whole* option, and the first token that can know it is the newline that ends it. That is why Gather heads
-form.
+Why the options of a question look alike: each is four or five words from a pool of fourteen, and the four
+form a square (two edits, each applied or not). One position, one word or the length leaves two options, so a
+model has to put together words that stand apart, and the first token that can know the *whole* option is the
+newline that ends it.
 """
 
 from __future__ import annotations
@@ -53,10 +52,10 @@ def others(rng: random.Random, town: str, relation: str) -> list[tuple[str, ...]
 def mmlu(rng: random.Random, question_first: bool = False, mixed: bool = False) -> Example:
     """A lettered question.
 
-        A. amber river owl⏎        <- the newline is the end of option A's segment
-        B. river amber owl⏎
-        C. amber river⏎
-        D. river amber⏎
+        A. river stone wolf salt moon⏎        <- the newline is the end of option A's segment
+        B. river amber wolf salt⏎
+        C. river stone wolf salt⏎
+        D. river amber wolf salt moon⏎
         Question: what is the flag of Arvo?⏎
         Answer:                     <- asked for: " A", " B", " C" or " D"
 
@@ -85,7 +84,7 @@ def mmlu_content(rng: random.Random) -> Example:
 
 
 def knowledge(rng: random.Random) -> Example:
-    """A cloze item, `The flag of Arvo is` + ` amber river owl.`, against the values of three other towns."""
+    """A cloze item, `The flag of Arvo is` + ` river amber wolf salt.`, against three other towns' values."""
     town, relation = rng.choice(list(facts()))
     value = facts()[town, relation]
     options = rng.sample(others(rng, town, relation), 4)
@@ -165,7 +164,7 @@ def gsm8k(rng: random.Random) -> Story:
     """
     people, thing = rng.sample(PEOPLE, 3), rng.choice(COUNTED)
     while True:  # until the three sums differ
-        count = {person: rng.randint(1, 9) for person in people}
+        count = {person: rng.randint(2, 9) for person in people}  # not 1: no singular
         sums = {pair: count[pair[0]] + count[pair[1]] for pair in combinations(people, 2)}
         if len(set(sums.values())) == 3:
             break

@@ -6,7 +6,7 @@ matters (data/README.md): each one forms a circuit that the next one builds on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ga_utils.training.curriculum import Stage
 
@@ -83,6 +83,7 @@ STAGES = [
     Stage(800, SUMS, max_pairs=24, max_swaps=1, guided=0.4),
     Stage(1000, LAST, max_pairs=32, max_swaps=1),
 ]
+UNGUIDED = [replace(stage, guided=0.0) for stage in STAGES]
 FEW_HEADS = Stage(
     0,
     LAST
