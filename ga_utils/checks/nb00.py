@@ -10,10 +10,10 @@ import torch
 from ga_utils.checks.check import Check, random_tensor
 
 
-def _four_or_five(rng: random.Random) -> tuple[torch.Tensor]:
-    """Log-probabilities of four or five choices; the one after the likeliest is not the least likely."""
+def _some_choices(rng: random.Random) -> tuple[torch.Tensor]:
+    """Log-probabilities of four to seven choices; the one after the likeliest is not the least likely."""
     while True:
-        logprobs = random_tensor(rng, rng.randrange(4, 6)).mul(3).log_softmax(-1)
+        logprobs = random_tensor(rng, rng.randrange(4, 8)).mul(3).log_softmax(-1)
         if int(logprobs.argmin()) != int(logprobs.argmax()) + 1:
             return (logprobs,)
 
@@ -21,7 +21,7 @@ def _four_or_five(rng: random.Random) -> tuple[torch.Tensor]:
 pick_answer = Check(
     "pick_answer",
     reference=lambda logprobs: int(logprobs.argmax()),
-    inputs=_four_or_five,
+    inputs=_some_choices,
     mistakes={
         "you return the *highest log-probability*; return the index of the choice that has it": (
             lambda logprobs: float(logprobs.max())
@@ -34,7 +34,7 @@ pick_answer = Check(
         ),
         "you count the choices from 1; an index counts from 0": (lambda logprobs: int(logprobs.argmax()) + 1),
         "that is the letter; return the choice's index, a number": (
-            lambda logprobs: "ABCDE"[int(logprobs.argmax())]
+            lambda logprobs: "ABCDEFG"[int(logprobs.argmax())]
         ),
     },
 )
