@@ -54,7 +54,7 @@ def test_head_explorer_shows_the_head_chosen_and_the_accuracy_without_it(pressed
     with ga.ablate(pressed, ["L1H2"]):
         without = ga.evaluate(pressed, examples)
     assert "Pattern of L1H2" in shown(view) and f"with L1H2 disabled {without}" in shown(view)
-    assert without.accuracy < 0.6, "a head that matters was meant to be disabled here"
+    assert without.accuracy < 0.7, "a head that matters was meant to be disabled here"
     labelled(view, "head").value = 1
     assert "with L1H1 disabled" in shown(view) and "L1H2" not in shown(view)
     labelled(view, "disable this head").value = False
@@ -64,12 +64,12 @@ def test_head_explorer_shows_the_head_chosen_and_the_accuracy_without_it(pressed
 
 def test_head_explorer_says_what_the_model_answers_to_an_edited_prompt(pressed, examples):
     view = ga.head_explorer(pressed, examples, start="L1H2")
-    answer = examples[0].choices[examples[0].answer]
+    answer = examples[0].choices[examples[0].answer].strip()
     assert f"answer to this prompt: &#x27;{answer}&#x27;" in shown(view)
     dictionary = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of {}?\nAnswer:"
     for key, value in (("lamp", "4"), ("apple", "17")):
         labelled(view, "prompt").value = dictionary.format(key)
-        assert f"answer to this prompt: &#x27;{value}&#x27;" in shown(view).replace("&#x27; ", "&#x27;")
+        assert f"answer to this prompt: &#x27;{value}&#x27;" in shown(view)
     labelled(view, "prompt").value = examples[0].prompt
     labelled(view, "disable this head").value = True
     with torch.no_grad(), ga.ablate(pressed, ["L1H2"]):
@@ -171,7 +171,7 @@ def test_another_layer_offers_its_own_heads_and_keeps_the_head_where_it_can():
         (lambda lm, e, sweep: ga.attention_beside(lm, "A", ["L0H7"]), "L0H7: layer 0 has heads 0–3"),
         (
             lambda lm, e, sweep: ga.sweep_view(sweep, ga.load_model("tiny-llama", n_layers=1), "A"),
-            "L1H0: this model",
+            r"L1H\d: this model",
         ),
         (lambda lm, e, sweep: ga.sweep_view(nothing_of(sweep), lm, "A"), "no head was disabled"),
         (lambda lm, e, sweep: ga.predict("x", 5, 5), "low must be below high"),
