@@ -120,11 +120,11 @@ def _answered(asked, words, letters):
 
 
 def _mechanism(rng: random.Random) -> tuple[int, list[int], list[int]]:
-    """Words and letters at 7 places, both out of order, so that no usual mistake gives the right answer."""
+    """Words and letters at 12 places, both out of order, so that usual mistakes give other answers."""
     while True:
-        asked, words, letters = rng.randrange(7), rng.sample(range(7), 7), rng.sample(range(7), 7)
-        right = _answered(asked, words, letters)
-        if all(mistake(asked, words, letters) != right for mistake in _MISREAD.values()):
+        asked, words, letters = rng.randrange(12), rng.sample(range(12), 12), rng.sample(range(12), 12)
+        given = {f(asked, words, letters) for f in (_answered, *_MISREAD.values())}
+        if len(given) == 1 + len(_MISREAD):
             return asked, words, letters
 
 
