@@ -160,7 +160,8 @@ team = Check(
     reference=lambda loss, heads, enough: set(_needed(_added(loss, heads, enough), loss, enough)),
     inputs=_loss_of_teams,
     mistakes={
-        "right so far, but one of them is needless: take each out in turn, and leave it out if the rest still "
+        "right so far, but one of them is needless: take each out in turn, and leave it out if the rest "
+        "still "
         "cost enough": lambda loss, heads, enough: set(_added(loss, heads, enough)),
         "you ranked the heads once, by what each costs alone; look again after every choice: "
         "loss([*team, head])": lambda loss, heads, enough: set(_by_rank(loss, heads, enough)),
@@ -170,7 +171,7 @@ team = Check(
         "that is only the costliest single head": (
             lambda loss, heads, enough: {max(heads, key=lambda head: loss([head]))}
         ),
-        "those are all candidates; stop as soon as the loss is enough": lambda loss, heads, enough: set(heads),
+        "those are all candidates; stop once the loss is enough": lambda loss, heads, enough: set(heads),
         "the right heads, but as a list: return a set": (
             lambda loss, heads, enough: _needed(_added(loss, heads, enough), loss, enough)
         ),
@@ -208,9 +209,7 @@ swapped = Check(
             lambda closings, right, other: {p: p for p in closings[right] + closings[other]}
         ),
         "newline must read from newline, and the token after it from the token after it: keep the order": (
-            lambda closings, right, other: _exchanged(
-                [closings[right], closings[other][::-1]], 0, 1
-            )
+            lambda closings, right, other: _exchanged([closings[right], closings[other][::-1]], 0, 1)
         ),
         "that is only the first closing token of each: a segment has two": (
             lambda closings, right, other: _exchanged([c[:1] for c in closings], right, other)
