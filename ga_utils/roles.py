@@ -25,7 +25,7 @@ from ga_utils.sweeps.results import HeadSweep, same_values
 MAX_EXACT = 128  # heads; with more, disabling each of them in turn takes too long to be the default
 CANDIDATES = 8  # heads among which a team is searched: those that look most like the role
 MAX_TEAM = 4
-NOTHING_LEFT = 0.05  # of a skill that counts as lost
+NOTHING_LEFT = 0.1  # of a skill that counts as lost
 PLACE = {"Gather": "closing", "Aggregate": "last"}  # where each role is said to work
 
 
