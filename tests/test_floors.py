@@ -57,9 +57,7 @@ def test_the_whole_model_has_a_team_of_gather_heads_and_a_later_team_of_aggregat
 
 @pytest.mark.parametrize("place", ["closing", "last"])
 def test_a_role_is_needed_where_it_is_said_to_work_and_nowhere_else(tiny, roles, place):
-    """The Gather team at closing tokens; at the last token all heads that look like Aggregate heads, of which two
-    are enough to lose half of the skill and more.
-    """
+    """The Gather team at closing tokens; at the last token all heads that look like Aggregate heads."""
     table = roles.evidence
     lookers = list(table.heads[(table.role == "Aggregate") & table.share.notna()])
     heads = roles.gather if place == "closing" else lookers

@@ -18,7 +18,7 @@ def _to_disable(layers, kept, n_heads, among=None):
 
 
 def _layers_and_kept(rng: random.Random) -> tuple[list[int], list[tuple[int, int]], int]:
-    """Three layers with gaps, out of order: two heads are kept in one, one in another, none in the third."""
+    """Three layers, with gaps, out of order: two heads are kept in one, one in the next, none in the last."""
     n_heads, order = rng.randrange(4, 7), rng.sample(range(3), 3)
     layers = [(1, 4, 7)[i] + rng.randrange(2) for i in order]
     two, one = rng.sample(range(n_heads), 2)
@@ -236,7 +236,7 @@ def _flips(worse: int, better: int, alike: int, rng: random.Random) -> tuple[lis
     return list(before), list(after)
 
 
-# Every run of trials meets each kind: mostly worse, mostly better, nothing flips, an even split, one way.
+# Every run of five trials meets each kind: mostly worse or better, no flips, an even split, one way.
 _KINDS = cycle([(9, 3), (3, 10), (0, 0), (4, 4), (6, 0)])
 
 paired_p = Check(
