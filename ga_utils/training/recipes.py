@@ -164,7 +164,7 @@ RECIPES = {
     "tiny-mamba2-d16": partial(tiny_mamba2, d_state=16),
     "tiny-zamba2": tiny_zamba2,
 }
-SEEDS = {"tiny-llama": 2, "tiny-llama-unguided": 2}  # of the shipped models; 1 for all others
+SEEDS = {"tiny-llama": 2}  # of the shipped models; 1 for all others
 
 
 def main() -> None:
