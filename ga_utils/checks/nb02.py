@@ -161,12 +161,7 @@ team = Check(
     inputs=_loss_of_teams,
     mistakes={
         "right so far, but one of them is needless: take each out in turn, and leave it out if the rest "
-<<<<<<< HEAD
-        "still "
-        "cost enough": lambda loss, heads, enough: set(_added(loss, heads, enough)),
-=======
         "still cost enough": lambda loss, heads, enough: set(_added(loss, heads, enough)),
->>>>>>> nb2
         "you ranked the heads once, by what each costs alone; look again after every choice: "
         "loss([*team, head])": lambda loss, heads, enough: set(_by_rank(loss, heads, enough)),
         "no head costs enough alone, and that is the point: try them together": (
@@ -175,13 +170,9 @@ team = Check(
         "that is only the costliest single head": (
             lambda loss, heads, enough: {max(heads, key=lambda head: loss([head]))}
         ),
-<<<<<<< HEAD
-        "those are all candidates; stop once the loss is enough": lambda loss, heads, enough: set(heads),
-=======
         "those are all candidates; stop as soon as the loss is enough": (
             lambda loss, heads, enough: set(heads)
         ),
->>>>>>> nb2
         "the right heads, but as a list: return a set": (
             lambda loss, heads, enough: _needed(_added(loss, heads, enough), loss, enough)
         ),

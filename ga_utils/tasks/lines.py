@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Lettered questions with one thing changed about their option lines: donors for `ga.patch`, other labels.
-=======
 """Lettered questions with one thing about their option lines changed: donors for `ga.patch`, other labels.
->>>>>>> nb2
 
 A lettered question's option lines read `B. amber river owl`: a *label*, and the *words*. `trade` changes one
 of the two and leaves the other where it was, so that a patch from the traded prompt says which of them a head
