@@ -59,6 +59,7 @@ from ga_utils.sweeps.results import HeadSweep, LayerSweep
 from ga_utils.tasks.harness import lm_eval
 from ga_utils.views.circuitsvis import attention_view
 from ga_utils.views.predict import Guess, predict
+from ga_utils.views.steering import steer_view
 from ga_utils.views.widgets import attention_beside, head_explorer, sweep_view
 
 
@@ -109,6 +110,7 @@ __all__ = [
     "sharpness",
     "skip_layers",
     "steer",
+    "steer_view",
     "sweep_heads",
     "sweep_layers",
     "sweep_view",

@@ -81,7 +81,7 @@ def patch(
                 mixer.hook_z(edit, lambda z, mixer=mixer: write(mixer, z))
             return Score.of(logprobs_of(lm, rows)[0], examples)
         for mixer in lm.mixers:
-            mixer.hook_z(edit, _path(mixer, write, receivers))
+            mixer.hook_z(edit, _path(lm, mixer, write, receivers))
         return Score.of(logprobs_of(lm, rows, copies=3)[RECEIVED], examples)
 
 
@@ -161,7 +161,7 @@ def _writer(
     return write
 
 
-def _path(mixer: Mixer, write: Callable[[Mixer, torch.Tensor], torch.Tensor], receivers: list[Head]):
+def _path(lm: LM, mixer: Mixer, write: Callable[[Mixer, torch.Tensor], torch.Tensor], receivers: list[Head]):
     """A hook on z of three copies of a batch.
 
     CLEAN: nothing is changed. SENT: the patched heads' change is on its way, all other heads are frozen.
@@ -169,6 +169,8 @@ def _path(mixer: Mixer, write: Callable[[Mixer, torch.Tensor], torch.Tensor], re
     """
 
     def change(z):
+        if not lm.running.indices:  # nobody's text, in one copy: finds out how the model continues
+            return None
         z = z.unflatten(0, (3, -1)).clone()  # [copy, row, pos, n_heads * d_head]
         received = _columns(mixer, receivers, z.device)
         z[RECEIVED] = torch.where(received, z[SENT], z[RECEIVED])

@@ -80,8 +80,8 @@ def find_roles(
       attention would, by the interval.
 
     Among them, greedily, the fewest heads (at most `MAX_TEAM`) without which, at the last token or at the
-    closing tokens alone, a tenth of the distance from chance is left. If that can't be reached, they must
-    cost at least `min_loss` of the distance from chance; on the other half of the questions, too. Disabled
+    closing tokens alone, next to nothing is left above chance. If that can't be reached, they must cost at
+    least `min_loss` of the distance from chance; on the other half of the questions, too. Disabled
     everywhere, they may cost knowledge at most `max_knowledge` of the points that letters lose.
 
     The defaults: half of the skill, since a head that costs less leaves the model another way; a quarter,

@@ -6,8 +6,16 @@ lines also differ in their markers, grouped bars in their hatches, and small tab
 
 from ga_utils.plots.accuracies import bars, curves, grouped_bars, guess, means
 from ga_utils.plots.heads import effects, head_sweep, head_table, layer_sweep, pattern, picks, two_sweeps
+from ga_utils.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 
 __all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PINK",
+    "RED",
+    "SKY",
     "bars",
     "curves",
     "effects",

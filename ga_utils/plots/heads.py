@@ -75,9 +75,11 @@ def effects(sweeps: Mapping, marked: Iterable[Head | str] = (), ax: Axes | None 
         jitter = np.random.default_rng(0).uniform(-0.22, 0.22, len(others))
         ax.plot(others, y + jitter, "o", color=BLUE, alpha=0.5, clip_on=False)
         ax.plot([np.median(list(lost.values()))] * 2, [y - 0.32, y + 0.32], color=GREY, lw=1)
-        for head in (head for head in named if head in lost):
-            ax.plot(lost[head], y, "D", color=RED, clip_on=False)
-            ax.annotate(head, (lost[head], y), (0, 9), textcoords="offset points", ha="center", fontsize=9)
+        points = {head: np.array([lost[head], y]) for head in named if head in lost}
+        ax.plot([x for x, _ in points.values()], [y] * len(points), "D", color=RED, clip_on=False)
+        for names in _neighbours(points):
+            label = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
+            ax.annotate("\n".join(names), np.mean([points[name] for name in names], 0), (0, 9), **label)
     labels = [f"{label}\n({len(lost)} heads)" for label, lost in rows.items()]
     ax.set(xlabel="points of accuracy lost when it is disabled", yticks=range(len(rows)), yticklabels=labels)
     ax.set(ylim=(-0.6, len(rows) - 0.35))

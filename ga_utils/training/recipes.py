@@ -23,7 +23,7 @@ from ga_utils.training.curriculum import Stage, Writer
 from ga_utils.training.distill import Alignment, from_llama, prediction_loss
 from ga_utils.training.loop import TrainingState, compiled, optimizers, train
 from ga_utils.training.scans import fast_scans
-from ga_utils.training.sparsify import FewHeadsLoss, FewWritesLoss, prune
+from ga_utils.training.sparsify import FewHeadsLoss, prune
 from ga_utils.training.stages import DISTIL, FALCON, FEW_HEADS, ROUNDS, SSM_STAGES, STAGES, UNGUIDED
 from ga_utils.training.untrained import new_falcon_mamba, new_llama, new_mamba2, new_zamba2
 
@@ -126,18 +126,10 @@ def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
 
 
 def tiny_zamba2(seed: int, out: Path) -> None:
-    """The hybrid from scratch, through SSM_STAGES; then 400 steps in which attention pays for every token at
-    which it
-    writes."""
+    """The hybrid from scratch, through SSM_STAGES."""
     tokenizer = world_tokenizer()
     model = new_zamba2(tokenizer, seed)
     _through_ssm_stages(model, tokenizer, seed, out.name)
-    loss = FewWritesLoss(model, cost=0.2, ramp=100)
-    state = TrainingState(model, optimizers(model, 1e-3), RUNS / f"{out.name}-{seed}" / "few-writes")
-    stage = replace(SSM_STAGES[-1], steps=400)
-    with fast_scans():
-        train(state, [stage], 1e-3, f"few-writes-{seed}", Writer(tokenizer), loss)
-    loss.remove()
     save(model, tokenizer, out)
 
 
@@ -172,7 +164,7 @@ RECIPES = {
     "tiny-mamba2-d16": partial(tiny_mamba2, d_state=16),
     "tiny-zamba2": tiny_zamba2,
 }
-SEEDS = {"tiny-llama": 2, "tiny-llama-unguided": 2}  # of the shipped models; 1 for all others
+SEEDS = {"tiny-llama": 2}  # of the shipped models; 1 for all others
 
 
 def main() -> None:

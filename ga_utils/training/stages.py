@@ -83,7 +83,11 @@ STAGES = [
     Stage(800, SUMS, max_pairs=24, max_swaps=1, guided=0.4),
     Stage(1000, LAST, max_pairs=32, max_swaps=1),
 ]
-UNGUIDED = [replace(stage, guided=0.0) for stage in STAGES]
+OWN_LETTERS = LETTERS | {"mmlu_more": 0.16, "mmlu": 0.14, "mmlu_first": 0.18}
+UNGUIDED = [
+    replace(stage, guided=0.0, share=OWN_LETTERS if stage.share is LETTERS else stage.share)
+    for stage in STAGES
+]
 FEW_HEADS = Stage(
     0,
     LAST
