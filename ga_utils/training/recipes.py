@@ -24,7 +24,16 @@ from ga_utils.training.distill import Alignment, from_llama, prediction_loss
 from ga_utils.training.loop import TrainingState, compiled, optimizers, train
 from ga_utils.training.scans import fast_scans
 from ga_utils.training.sparsify import FewHeadsLoss, prune
-from ga_utils.training.stages import DISTIL, FALCON, FEW_HEADS, ROUNDS, SSM_STAGES, STAGES, UNGUIDED
+from ga_utils.training.stages import (
+    DISTIL,
+    FALCON,
+    FEW_HEADS,
+    ROUNDS,
+    SSM_STAGES,
+    STAGES,
+    UNGUIDED,
+    UNGUIDED_1,
+)
 from ga_utils.training.untrained import new_falcon_mamba, new_llama, new_mamba2, new_zamba2
 
 RUNS = Path("runs")
@@ -155,7 +164,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) 
 
 RECIPES = {
     "tiny-llama": tiny_llama,
-    "tiny-llama-unguided": partial(tiny_llama, stages=UNGUIDED),
+    "tiny-llama-unguided": partial(tiny_llama, stages=UNGUIDED_1),
+    "tiny-llama-unguided-2": partial(tiny_llama, stages=UNGUIDED),
     "tiny-llama-minimal": tiny_llama_minimal,
     "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
     "tiny-falcon-mamba": tiny_falcon_mamba,
@@ -164,7 +174,7 @@ RECIPES = {
     "tiny-mamba2-d16": partial(tiny_mamba2, d_state=16),
     "tiny-zamba2": tiny_zamba2,
 }
-SEEDS = {"tiny-llama": 2}  # of the shipped models; 1 for all others
+SEEDS = {"tiny-llama": 2, "tiny-llama-unguided-2": 2}  # of the shipped models; 1 for all others
 
 
 def main() -> None:
