@@ -96,8 +96,8 @@ def steer(lm: LM, heads: Iterable[Head | str], examples: Iterable[Example], to: 
         to: the positions, for each example at least one (see `segments.positions`).
 
     Raises:
-        ValueError: no heads or a head the model lacks; no examples; an example without positions; an SSM head
-            that gives nothing to them.
+        ValueError: no heads or a head the model lacks; no examples; an example without positions; positions
+            that are all out of a head's sliding window; an SSM head that gives nothing to them.
     """
     heads, examples = _some(lm, heads), list(examples)
     if not examples:

@@ -198,3 +198,11 @@ def test_an_ssm_head_that_gives_nothing_can_not_be_steered(tokenizer):
         ga.steer(lm, ["L1H0"], questions(lm)[:1], lambda example: [17, 18])
     assert not lm.edits
     assert_untouched(lm, before)
+
+
+def test_positions_out_of_a_sliding_window_are_refused(tokenizer):
+    lm = build("gemma2", tokenizer)
+    windowed = [ga.Head(0, 0)]  # its first layer has a window of 5, its second none
+    with pytest.raises(ValueError, match=r"positions \[1\]: .* window that does not reach them"):
+        ga.steer(lm, windowed, questions(lm), lambda e: [1])
+    assert lm.edits == []
