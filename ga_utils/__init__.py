@@ -35,7 +35,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 from IPython.display import Markdown
 
 from ga_utils import checks, plots, tasks
-from ga_utils.attention import aggregate_score, attention_map, gather_score, scan, shares, sharpness
+from ga_utils.attention import (
+    aggregate_score,
+    attention_map,
+    gather_score,
+    option_shares,
+    scan,
+    shares,
+    sharpness,
+)
 from ga_utils.doctor import doctor
 from ga_utils.examples import Example
 from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, skip_layers, truncate
@@ -51,6 +59,7 @@ from ga_utils.sweeps.results import HeadSweep, LayerSweep
 from ga_utils.tasks.harness import lm_eval
 from ga_utils.views.circuitsvis import attention_view
 from ga_utils.views.predict import Guess, predict
+from ga_utils.views.steering import steer_view
 from ga_utils.views.widgets import attention_beside, head_explorer, sweep_view
 
 
@@ -87,6 +96,7 @@ __all__ = [
     "lm_eval",
     "load_model",
     "mask_last_row",
+    "option_shares",
     "patch",
     "plots",
     "positions",
@@ -100,6 +110,7 @@ __all__ = [
     "sharpness",
     "skip_layers",
     "steer",
+    "steer_view",
     "sweep_heads",
     "sweep_layers",
     "sweep_view",

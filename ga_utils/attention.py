@@ -24,7 +24,7 @@ from ga_utils.ssm import Scan, scan_of
 
 LARGEST = 4e9  # bytes that `attention_map` returns at most
 
-# Patterns A [head, query, key], the prompt's segments and the index of the right one -> [head, 2]
+# Patterns A [head, query, key], the prompt's segments and the index of the right one -> [head, width]
 PatternScore = Callable[[torch.Tensor, list[Segment], int], torch.Tensor]
 
 
@@ -109,10 +109,23 @@ def gather_score(lm: LM, examples: Iterable[Example], progress: bool = True) -> 
         ValueError: no examples, or an example without segments.
     """
 
-    def into_segments(A: torch.Tensor, of: list[Segment], answer: int) -> torch.Tensor:
-        return torch.stack([A[:, s.closing, s.start : s.end].sum(-1) for s in of]).mean(0)
+    return segment_shares(lm, examples, progress).mean(0).max(-1)
 
-    return _over_examples(lm, examples, into_segments, progress).mean(0).max(-1)
+
+def segment_shares(lm: LM, examples: Iterable[Example], progress: bool = True) -> np.ndarray:
+    """What closing tokens give to their own segments, [n_examples, n_layers, n_heads, closing token].
+
+    Averaged over the segments of each example; the newline, the first closing token, is itself left out.
+
+    Raises:
+        ValueError: no examples, or an example without segments.
+    """
+    return _over_examples(lm, examples, into_segments, progress)
+
+
+def into_segments(A: torch.Tensor, of: list[Segment], answer: int = 0) -> torch.Tensor:
+    """The `segment_shares` of one pattern A [head, query, key]: [head, closing token]."""
+    return torch.stack([A[:, s.closing, s.start : s.end].sum(-1) for s in of]).mean(0)
 
 
 def aggregate_score(
@@ -135,6 +148,31 @@ def aggregate_score(
         raise ValueError(f'among={among!r}: expected "all" or "closers"')
     right, of_all = np.moveaxis(closing_shares(lm, examples, progress), -1, 0)
     return right.mean(0) if among == "all" else mean_ratio(right, of_all)
+
+
+def option_shares(lm: LM, examples: Iterable[Example], head: Head | str, progress: bool = True) -> np.ndarray:
+    """How one head's last row is spread over the options' closing tokens: [right, option], means of examples.
+
+    Row r holds the examples whose right option is number r; NaN where there is none.
+
+    Raises:
+        ValueError: a head that the model lacks; examples with different numbers of choices; no examples, or
+            an example without segments.
+    """
+    (head,), examples = check_heads(lm, [head]), list(examples)
+    sizes = {len(example.choices) for example in examples}
+    if len(sizes) > 1:
+        raise ValueError(f"examples with {sorted(sizes)} choices: one table needs as many in all")
+    n = max(sizes, default=0)
+
+    def spread(A: torch.Tensor, of: list[Segment], answer: int) -> torch.Tensor:
+        return torch.stack([A[:, -1, s.closing].sum(-1) for s in of], dim=-1)
+
+    found = _over_examples(lm, examples, spread, progress, {head.layer: [head.head]}, n)
+    found, right = found[:, head.layer, head.head], np.array([example.answer for example in examples])
+    return np.stack(
+        [found[right == r].mean(0) if (right == r).any() else np.full(n, np.nan) for r in range(n)]
+    )
 
 
 def closing_shares(lm: LM, examples: Iterable[Example], progress: bool = True) -> np.ndarray:
@@ -192,8 +230,18 @@ def sharpness(A: torch.Tensor) -> torch.Tensor:
     return (1 - entropy / keys.log().clamp_min(1e-9)).float()
 
 
-def _over_examples(lm: LM, examples: Iterable[Example], score: PatternScore, progress: bool) -> np.ndarray:
-    """A score of patterns for each example: [n_examples, n_layers, n_heads, 2]."""
+def _over_examples(
+    lm: LM,
+    examples: Iterable[Example],
+    score: PatternScore,
+    progress: bool,
+    heads: dict[int, list[int]] | None = None,
+    width: int = 2,
+) -> np.ndarray:
+    """A score of patterns for each example: [n_examples, n_layers, n_heads, width].
+
+    heads: layer -> which of its heads; all by default, the rest score 0.
+    """
     examples = list(examples)
     if not examples:
         raise ValueError("no examples to score: the list is empty")
@@ -202,10 +250,11 @@ def _over_examples(lm: LM, examples: Iterable[Example], score: PatternScore, pro
     for row in rows_of(lm, examples):
         texts[row.index] = row.ids
     texts = [ids[: positions(lm, example, "last")[0] + 1] for ids, example in zip(texts, examples)]
-    heads: dict[int, list[int]] = {}
-    for mixer in lm.mixers:
-        heads.setdefault(mixer.layer, []).extend(mixer.heads)
-    found = np.zeros((len(examples), lm.n_layers, lm.n_heads, 2))
+    if heads is None:
+        heads = {}
+        for mixer in lm.mixers:
+            heads.setdefault(mixer.layer, []).extend(mixer.heads)
+    found = np.zeros((len(examples), lm.n_layers, lm.n_heads, width))
     waiting = sorted(range(len(examples)), key=lambda number: -len(texts[number]))  # little is padded
     with tqdm(total=len(examples), desc="attention", disable=not progress, leave=False) as bar:
         while waiting:

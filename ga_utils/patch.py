@@ -81,7 +81,7 @@ def patch(
                 mixer.hook_z(edit, lambda z, mixer=mixer: write(mixer, z))
             return Score.of(logprobs_of(lm, rows)[0], examples)
         for mixer in lm.mixers:
-            mixer.hook_z(edit, _path(mixer, write, receivers))
+            mixer.hook_z(edit, _path(lm, mixer, write, receivers))
         return Score.of(logprobs_of(lm, rows, copies=3)[RECEIVED], examples)
 
 
@@ -96,8 +96,8 @@ def steer(lm: LM, heads: Iterable[Head | str], examples: Iterable[Example], to: 
         to: the positions, for each example at least one (see `segments.positions`).
 
     Raises:
-        ValueError: no heads or a head the model lacks; no examples; an example without positions; an SSM head
-            that gives nothing to them.
+        ValueError: no heads or a head the model lacks; no examples; an example without positions; positions
+            that are all out of a head's sliding window; an SSM head that gives nothing to them.
     """
     heads, examples = _some(lm, heads), list(examples)
     if not examples:
@@ -161,7 +161,7 @@ def _writer(
     return write
 
 
-def _path(mixer: Mixer, write: Callable[[Mixer, torch.Tensor], torch.Tensor], receivers: list[Head]):
+def _path(lm: LM, mixer: Mixer, write: Callable[[Mixer, torch.Tensor], torch.Tensor], receivers: list[Head]):
     """A hook on z of three copies of a batch.
 
     CLEAN: nothing is changed. SENT: the patched heads' change is on its way, all other heads are frozen.
@@ -169,6 +169,8 @@ def _path(mixer: Mixer, write: Callable[[Mixer, torch.Tensor], torch.Tensor], re
     """
 
     def change(z):
+        if not lm.running.indices:  # nobody's text, in one copy: finds out how the model continues
+            return None
         z = z.unflatten(0, (3, -1)).clone()  # [copy, row, pos, n_heads * d_head]
         received = _columns(mixer, receivers, z.device)
         z[RECEIVED] = torch.where(received, z[SENT], z[RECEIVED])

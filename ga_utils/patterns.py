@@ -200,6 +200,12 @@ def _only(lm: LM, heads: list[int], last: list[int], to: list[list[int]]):
             return logits
         logits = logits.clone()
         for i, index in enumerate(lm.running.indices):
+            hidden = logits[i, rows, last[index]][:, to[index]] < torch.finfo(logits.dtype).min / 2
+            if hidden.all(-1).any():
+                raise ValueError(
+                    f"positions {to[index]}: a layer's attention has a window that does not reach them from "
+                    f"position {last[index]}"
+                )
             seen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
             seen[to[index]] = True
             logits[i, rows, last[index]] = logits[i, rows, last[index]].masked_fill(~seen, -torch.inf)

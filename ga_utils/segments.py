@@ -145,7 +145,9 @@ def _last(lm: LM, example: Example) -> int:
     if len(rows) == 1:  # its choices are single tokens
         return len(rows[0].ids) - 1
     first, last = min(row.whole for row in rows), max(row.whole for row in rows)
-    return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last))) - 1
+    # A choice that another one begins with: its last token is only predicted, and is no position of its row.
+    common = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), len(first) - 1)
+    return common - 1
 
 
 class Places:

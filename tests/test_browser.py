@@ -239,7 +239,17 @@ def the_two_patterns_answer(page, name):
     shoot(view, f"{name}-beside")
 
 
+def the_answer_follows_the_slider(page, name):
+    """From between the options to the one on its right: the model answers that letter."""
+    view = output_of(page, "ga.steer_view(")
+    view.get_by_role("status").filter(has_text="Move the slider").wait_for()
+    slider(view, "look at").press("ArrowRight")
+    view.get_by_role("status").filter(has_text="made to look at C: the model answers C").wait_for()
+    shoot(view, f"{name}-steer")
+
+
 VIEWS = {
+    "00_start_here": [the_answer_follows_the_slider],
     "02_finding_ga_heads": [
         the_explorer_answers,
         the_sweep_answers,

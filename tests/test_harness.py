@@ -58,8 +58,8 @@ def test_equals_our_score_with_heads_on_and_off(minimal, as_task):
     p = values[0]
     assert whole.stderr[0] == pytest.approx(np.sqrt(p * (1 - p) / 39))
     for context in (
-        ga.ablate(minimal, ["L1H0"]),
-        ga.ablate(minimal, ["L1H0"], "resample", letters[:9]),
+        ga.ablate(minimal, ["L2H1"]),
+        ga.ablate(minimal, ["L2H1"], "resample", letters[:9]),
         ga.mask_last_row(minimal),
         ga.truncate(minimal, 3),
     ):

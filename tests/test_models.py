@@ -23,6 +23,8 @@ CLASSES = {
     "tiny-mamba2-d4": "Mamba2ForCausalLM",
     "tiny-mamba2-d16": "Mamba2ForCausalLM",
     "tiny-zamba2": "Zamba2ForCausalLM",
+    "tiny-llama-unguided": "LlamaForCausalLM",
+    "tiny-llama-unguided-2": "LlamaForCausalLM",
 }  # all others are Llambas
 
 
@@ -143,7 +145,7 @@ def test_mixers_describe_the_heads(tokenizer):
     [
         (
             lambda: ga.load_model("tiny-lama"),
-            "unknown model 'tiny-lama': known are tiny-llama, tiny-llama-minimal",
+            "unknown model 'tiny-lama': known are tiny-llama, tiny-llama-unguided, ",
         ),
         (lambda: ga.load_model(Path("/no/such")), "unknown model '/no/such': known are tiny-llama"),
         (lambda: ga.load_model("tiny-llama", n_layers=0), "n_layers=0: tiny-llama has 5 layers"),

@@ -7,11 +7,14 @@ from pathlib import Path
 from statistics import median
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 
 import ga_utils as ga
 from ga_utils.checks import ALL
 from ga_utils.checks import NOTEBOOKS as EXERCISES
+from ga_utils.checks.check import Check
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in sorted(FOLDER.glob("*.ipynb"))}
@@ -234,3 +237,54 @@ def test_a_right_answer_that_changes_its_argument_is_told_so():
         return z
 
     assert "you changed the tensor you were given" in ALL["zero_head"].verdict(in_place)
+
+
+def takes(*args):
+    return lambda rng: args
+
+
+@pytest.mark.parametrize(
+    "expected, given, accepted",
+    [
+        (3, np.int64(3), True),
+        (3, 3.0, False),
+        (3, torch.tensor(3), False),
+        (True, np.True_, True),
+        (True, 1, False),
+        (0.5, np.float32(0.5), True),
+        (0.5, torch.tensor(0.5), True),
+        (["L1H0"], (ga.Head(1, 0),), True),
+        (["L1H0", "L2H1"], ["L2H1", "L1H0"], False),
+        ([(1, 2)], [[1, 2]], True),
+        ({"L1H0": 0.5}, {ga.Head(1, 0): np.float64(0.5)}, True),
+        ({"L1H0": 0.5}, {"L1H1": 0.5}, False),
+        ({"a", "b"}, ["a", "b"], False),
+        ("a", ["a"], False),
+    ],
+)
+def test_what_counts_as_the_same_answer(expected, given, accepted):
+    check = Check("toy", reference=lambda: expected, inputs=takes())
+    assert check.verdict(lambda: given).startswith("✓" if accepted else "✗")
+
+
+@pytest.mark.parametrize("argument", [[3, 1, 2], {"a": 1}, {1, 2}])
+def test_any_argument_that_is_changed_is_noticed(argument):
+    def in_place(some):
+        found = sorted(some)
+        some.clear()
+        return found
+
+    check = Check("toy", reference=sorted, inputs=takes(argument))
+    assert f"you changed the {type(argument).__name__} you were given" in check.verdict(in_place)
+
+
+def test_the_same_answer_gets_the_same_verdict_each_time():
+    nearly = Check("toy", lambda x: x, lambda rng: (rng.random(),))
+    verdicts = {nearly.verdict(lambda x: x if x < 0.8 else 0.0) for _ in range(20)}
+    assert len(verdicts) == 1
+
+
+def test_a_mistake_that_raises_does_not_hide_the_next_ones_hint():
+    mistakes = {"first": lambda x: 1 // 0, "second": lambda x: x + 1}
+    check = Check("toy", lambda x: x, lambda rng: (rng.randrange(9),), mistakes)
+    assert check.verdict(lambda x: x + 1) == "✗ toy: second"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -54,6 +55,23 @@ def test_curves_are_the_accuracies_with_their_intervals_and_chance():
     assert ends == pytest.approx(score(0.5).ci95)
     assert ax.get_xlabel() == "pairs" and ax.get_ylabel() == "accuracy"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["chance", "a", "b"]
+
+
+def test_effects_show_every_head_and_name_the_marked_ones():
+    sweeps = {"letters": swept([[0.4, 0.0], [NAN, -0.02]]), "knowledge": swept([[0.0, 0.1], [0.0, 0.0]])}
+    ax = ga.plots.effects(sweeps, ["L0H0", ga.Head(1, 1)])
+    dots = sorted(x for line in ax.lines if line.get_marker() in "oD" for x in line.get_xdata())
+    assert dots == pytest.approx([-2, 0, 0, 0, 0, 10, 40])
+    assert [text.get_text() for text in ax.texts] == ["L0H0", "L1H1", "L0H0\nL1H1"]  # one where both lie
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["letters\n(3 heads)", "knowledge\n(4 heads)"]
+    medians = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "None"]
+    assert medians == pytest.approx([0, 0])
+
+
+def test_picks_shows_a_row_for_each_right_option():
+    ax = ga.plots.picks(np.array([[0.9, 0.05], [NAN, NAN]]), "L2H0")
+    assert [text.get_text() for text in ax.texts] == ["0.90", "0.05"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["A", "B"] and ax.get_title() == "L2H0"
 
 
 def test_what_can_be_read_only_once_gives_the_same_figure():
@@ -230,8 +248,9 @@ def test_sweeps_are_equal_when_their_numbers_are():
 
 
 def test_roles_are_equal_when_their_numbers_are():
-    letters, knowledge = swept([[0.4, 0.5]]), swept([[0.0, NAN]])
-    heads = [ga.Head(0, 0)], ga.Head(0, 1), [ga.Head(0, 1), ga.Head(0, 0)]
-    roles = ga.Roles(*heads, letters, knowledge, np.zeros((1, 2)), np.ones((1, 2)))
-    assert roles == replace(roles, gather=[ga.Head(0, 0)], gather_score=np.zeros((1, 2)))
+    evidence = pd.DataFrame({"heads": ["L0H0"], "confirmed": [NAN]})
+    heads = [ga.Head(0, 0)], [ga.Head(0, 1)]
+    roles = ga.Roles(*heads, evidence, swept([[0.4, 0.5]]), np.zeros((1, 2)), np.ones((1, 2)))
+    assert roles == replace(roles, gather=[ga.Head(0, 0)], evidence=evidence.copy())
     assert roles != replace(roles, gather_score=np.ones((1, 2))) and roles != replace(roles, gather=[])
+    assert roles != replace(roles, evidence=evidence.assign(heads="L0H1"))

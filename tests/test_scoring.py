@@ -72,9 +72,9 @@ def test_wilson_interval_is_scipys(hits, n):
         ([], {}, "no examples"),
         ([ga.Example("A", ("", " B"), 0, "t")], {}, "choice '' adds no token"),
         (
-            [ga.Example("apple " * 128, (" A", " B"), 0, "t")],
+            [ga.Example("apple " * 256, (" A", " B"), 0, "t")],
             {},
-            "needs 129 tokens, but random has a context of 128",
+            "needs 257 tokens, but random has a context of 256",
         ),
         ([ga.Example("A", (" A", " B"), 0, "t")], {"batch_size": 0}, "batch_size=0"),
         ([ga.Example("A", (" A", " B"), 0, "t")], {"batch_size": "all"}, "batch_size='all'"),

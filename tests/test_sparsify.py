@@ -4,7 +4,6 @@ dead."""
 import math
 import random
 
-import families
 import pytest
 import torch
 from conftest import logits, random_llama
@@ -12,7 +11,7 @@ from conftest import logits, random_llama
 import ga_utils as ga
 from ga_utils.training import loop
 from ga_utils.training.curriculum import Stage, Writer, batch
-from ga_utils.training.sparsify import FewHeadsLoss, FewWritesLoss, prune
+from ga_utils.training.sparsify import FewHeadsLoss, prune
 from ga_utils.training.untrained import new_llama
 
 PROMPT = "The flag of Arvo is owl under red moon."
@@ -95,30 +94,3 @@ def test_pruning_is_ablation_and_training_does_not_undo_it(tokenizer, tmp_path):
     run = loop.TrainingState(model, loop.optimizers(model, 1e-2), tmp_path)
     loop.train(run, [Stage(5, {"mmlu": 1.0}, length=64, rows=2)], 1e-2, "train-0", Writer(tokenizer))
     assert ga.Head(3, 1) not in ga.alive_heads(lm) and len(ga.alive_heads(lm)) == 19
-
-
-def test_few_writes_loss_prices_what_a_hybrids_attention_writes_and_leaves_no_hook(tokenizer):
-    """By hand: |linear(...)| over |x| of each hybrid layer, counted as the class says."""
-    model = families.build("zamba2", tokenizer, num_mem_blocks=1, use_shared_attention_adapter=False).model
-    data = batch(Writer(tokenizer).rows(random.Random(1), Stage(1, {"kv": 1.0}, length=40, rows=2)))
-    plain = loop.answer_loss(model, data)[0].item()
-    written, streams = [], []
-    hybrids = [layer for layer in model.model.layers if hasattr(layer, "linear")]
-    handles = [
-        layer.linear.register_forward_hook(lambda m, a, out: written.append(out.float())) for layer in hybrids
-    ]
-    handles += [
-        layer.register_forward_pre_hook(lambda m, args: streams.append(args[0].float())) for layer in hybrids
-    ]
-    loop.answer_loss(model, data)
-    for handle in handles:
-        handle.remove()
-    share = torch.stack([w.norm(dim=-1) / x.norm(dim=-1) for w, x in zip(written, streams)])
-    expected = (torch.log1p(share / 0.05) / math.log1p(1 / 0.05)).mean().item()
-    few_writes = FewWritesLoss(model, cost=0.5, ramp=4)
-    for step, ramped in ((0, 0.25), (9, 1.0)):
-        loss, shown = few_writes(model, data, step)
-        assert shown["writes"] == pytest.approx(expected, rel=1e-3)
-        assert loss.item() == pytest.approx(plain + ramped * 0.5 * expected, rel=1e-3)
-    few_writes.remove()
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())

@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import ga_utils as ga
 from ga_utils.views import predict
+from ga_utils.views.steering import steer_view
 
 
 def every(widget, kind):
@@ -35,12 +36,12 @@ def shown(view):
 
 @pytest.fixture(scope="module")
 def examples():
-    return ga.tasks.mmlu(ga.load_model("tiny-llama-minimal"), n=30, seed=3)
+    return ga.tasks.mmlu(ga.load_model("tiny-llama"), n=30, seed=3)
 
 
 @pytest.fixture(scope="module")
 def pressed():
-    return ga.load_model("tiny-llama-minimal", device="cpu")
+    return ga.load_model("tiny-llama", device="cpu")
 
 
 def test_head_explorer_shows_the_head_chosen_and_the_accuracy_without_it(pressed, examples):
@@ -48,21 +49,83 @@ def test_head_explorer_shows_the_head_chosen_and_the_accuracy_without_it(pressed
     view = ga.head_explorer(pressed, examples)
     assert str(ga.evaluate(pressed, examples)) in shown(view) and "Pattern of L0H0" in shown(view)
     labelled(view, "layer").value = 1
+    labelled(view, "head").value = 2
     labelled(view, "disable this head").value = True
-    with ga.ablate(pressed, ["L1H0"]):
+    with ga.ablate(pressed, ["L1H2"]):
         without = ga.evaluate(pressed, examples)
-    assert "Pattern of L1H0" in shown(view) and f"with L1H0 disabled {without}" in shown(view)
-    assert without.accuracy < 0.6, "a head that matters was meant to be disabled here"
+    assert "Pattern of L1H2" in shown(view) and f"with L1H2 disabled {without}" in shown(view)
+    assert without.accuracy < 0.7, "a head that matters was meant to be disabled here"
     labelled(view, "head").value = 1
-    assert "with L1H1 disabled" in shown(view) and "L1H0" not in shown(view)
+    assert "with L1H1 disabled" in shown(view) and "L1H2" not in shown(view)
     labelled(view, "disable this head").value = False
     assert "with L1H1 disabled" not in shown(view)
     assert torch.equal(logits(pressed, examples[0].prompt), before)
 
 
+def test_head_explorer_says_what_the_model_answers_to_an_edited_prompt(pressed, examples):
+    view = ga.head_explorer(pressed, examples, start="L1H2")
+    answer = examples[0].choices[examples[0].answer].strip()
+    assert f"answer to this prompt: &#x27;{answer}&#x27;" in shown(view)
+    dictionary = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of {}?\nAnswer:"
+    for key, value in (("lamp", "4"), ("apple", "17")):
+        labelled(view, "prompt").value = dictionary.format(key)
+        assert f"answer to this prompt: &#x27;{value}&#x27;" in shown(view)
+    labelled(view, "prompt").value = examples[0].prompt
+    labelled(view, "disable this head").value = True
+    with torch.no_grad(), ga.ablate(pressed, ["L1H2"]):
+        p = pressed.model(pressed.encode(examples[0].prompt)).logits[0, -1].softmax(-1)
+    assert f"with L1H2 disabled: &#x27;{pressed.tokenizer.decode([p.argmax()])}&#x27; {p.max():.0%}" in shown(
+        view
+    )
+    labelled(view, "prompt").value = ""
+    assert "answer to this prompt" in shown(view)
+
+
+@pytest.fixture(scope="module")
+def steered(pressed, examples):
+    return steer_view(pressed, ["L2H1", ga.Head(2, 0)], examples)
+
+
+def test_the_steering_slider_starts_between_the_options_and_says_nothing(steered, examples):
+    look = labelled(steered, "look at")
+    assert look.options == ("A", "B", "–", "C", "D") and look.value == "–"
+    assert "at which option should L2H0, L2H1 look?" in shown(steered)
+    assert (
+        "<mark>" not in shown(steered) and "%" not in shown(steered) and "model answers" not in shown(steered)
+    )
+
+
+def test_the_steering_slider_shows_what_steer_gives(steered, pressed, examples):
+    labelled(steered, "question").value = 3
+    for option, letter in enumerate("ABCD"):
+        labelled(steered, "look at").value = letter
+        closing = ga.segments(pressed, examples[2])[option].closing
+        score = ga.steer(pressed, ["L2H0", "L2H1"], [examples[2]], lambda _, closing=closing: closing)
+        answer = "ABCD"[score.chosen[0]]
+        assert f"L2H0, L2H1 made to look at {letter}: the model answers {answer}" in shown(steered)
+        p = np.exp(score.logprobs[0]) / np.exp(score.logprobs[0]).sum()
+        assert re.findall(r"<td>(\d+%)</td>", shown(steered)) == [f"{share:.0%}" for share in p]
+        (marked,) = re.findall(r"<mark>(.*?)\n</mark>", shown(steered))
+        assert marked == examples[2].prompt.splitlines()[option]
+    labelled(steered, "look at").value = "–"
+    assert "<mark>" not in shown(steered) and "model answers" not in shown(steered)
+
+
+def test_the_steering_slider_refuses_nonsense(pressed, examples):
+    pairs = ga.tasks.kv_retrieval(pressed, n_pairs=4, n=1)
+    for heads, asked, message in (
+        ([], examples, "no heads to steer"),
+        (["L9H0"], examples, "L9H0: this model"),
+        (["L2H0"], [], "the same choices"),
+        (["L2H0"], [*examples, *pairs], "the same choices"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            steer_view(pressed, heads, asked)
+
+
 def test_head_explorer_changes_prompt_and_model_and_shows_errors(pressed, examples):
     view = ga.head_explorer([pressed, ga.load_model("tiny-zamba2")], examples, start=ga.Head(2, 1))
-    assert "Pattern of L2H1 in tiny-llama-minimal" in shown(view)
+    assert "Pattern of L2H1 in tiny-llama" in shown(view)
     labelled(view, "prompt").value = "The flag of Arvo is"
     assert "6 tokens" in shown(view)
     labelled(view, "model").value = "tiny-zamba2"
@@ -75,13 +138,13 @@ def test_head_explorer_changes_prompt_and_model_and_shows_errors(pressed, exampl
 
 
 def test_models_and_examples_may_be_read_once_and_models_of_one_name_are_both_there(pressed, examples):
-    cut = ga.load_model("tiny-llama-minimal", device="cpu", n_layers=2)
+    cut = ga.load_model("tiny-llama", device="cpu", n_layers=2)
     view = ga.head_explorer(iter([pressed, cut]), iter(examples), start="L1H0")
     assert "Pattern of L1H0" in shown(view) and str(ga.evaluate(pressed, examples)) in shown(view)
-    labelled(view, "model").value = "tiny-llama-minimal (2)"
+    labelled(view, "model").value = "tiny-llama (2)"
     assert labelled(view, "layer").options == (0, 1) and str(ga.evaluate(cut, examples)) in shown(view)
     beside = ga.attention_beside(iter([pressed, cut]), "The flag of Arvo is", iter(["L2H1"]))
-    assert "<b>tiny-llama-minimal</b>" in shown(beside) and "<b>tiny-llama-minimal (2)</b>" in shown(beside)
+    assert "<b>tiny-llama</b>" in shown(beside) and "<b>tiny-llama (2)</b>" in shown(beside)
     assert "Pattern of L2H1" in shown(beside) and "Pattern of L0H0" in shown(beside)
 
 
@@ -108,7 +171,7 @@ def test_another_layer_offers_its_own_heads_and_keeps_the_head_where_it_can():
         (lambda lm, e, sweep: ga.attention_beside(lm, "A", ["L0H7"]), "L0H7: layer 0 has heads 0–3"),
         (
             lambda lm, e, sweep: ga.sweep_view(sweep, ga.load_model("tiny-llama", n_layers=1), "A"),
-            "L1H0: this model",
+            r"L1H\d: this model",
         ),
         (lambda lm, e, sweep: ga.sweep_view(nothing_of(sweep), lm, "A"), "no head was disabled"),
         (lambda lm, e, sweep: ga.predict("x", 5, 5), "low must be below high"),
@@ -225,7 +288,8 @@ def test_a_guess_is_committed_once_and_marked_in_the_figure(monkeypatch, capsys)
     seen = []
     monkeypatch.setattr(predict, "display", seen.append)
     guess = ga.predict("letters without it, in %")
-    assert guess.value is None and "guess=50" in capsys.readouterr().out
+    assert guess.value is None and not capsys.readouterr().out  # a page without a kernel says nothing
+    assert "No slider here?" in repr(seen[0]) and len(repr(seen[0])) <= 110  # ipywidgets cuts longer ones
     (slider,), (button,) = every(seen[0], widgets.IntSlider), every(seen[0], widgets.Button)
     slider.value = 70
     assert guess.value is None

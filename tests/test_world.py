@@ -4,11 +4,12 @@ import random
 import re
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 import ga_utils as ga
 from ga_utils.tasks import tiny, world
-from ga_utils.training.curriculum import KINDS, Stage, Writer
+from ga_utils.training.curriculum import KINDS, Stage, Writer, batch, seen_by
 
 
 def test_shipped_facts_and_tokenizer_are_what_the_code_makes(tmp_path, tokenizer):
@@ -17,13 +18,14 @@ def test_shipped_facts_and_tokenizer_are_what_the_code_makes(tmp_path, tokenizer
     assert world.make_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
-def test_facts_are_two_or_three_different_words_and_differ_between_towns():
+def test_facts_are_four_or_five_different_words_and_differ_between_towns():
     facts = world.facts()
     assert len(facts) == len(world.TOWNS) * len(world.RELATIONS)
     for relation in world.RELATIONS:
         values = [facts[town, relation] for town in world.TOWNS]
         assert len(set(values)) == len(values)
-    assert all(len(set(v)) == len(v) in (2, 3) and set(v) <= set(world.POOL) for v in facts.values())
+        assert [len(value) for value in values].count(4) == len(values) / 2  # no length is likelier
+    assert all(len(set(v)) == len(v) in (4, 5) and set(v) <= set(world.POOL) for v in facts.values())
 
 
 TASKS = {
@@ -84,36 +86,72 @@ def test_content_items_are_the_lettered_questions(tiny):
         assert all(f". {choice.strip()}\n" in lettered.prompt for choice in content.choices)
 
 
-def test_options_do_not_give_the_answer_away(tiny):
-    """Guessing by form, without the facts, stays at chance: longest, shortest, most or least like the
-    others.
-    """
-    examples = ga.tasks.mmlu(tiny, n=3000, seed=8)
+@pytest.fixture(scope="module")
+def squares(tiny):
+    """The options of 20,000 lettered questions, as lists of words, and the number of the right one."""
+    return [
+        ([line.split()[1:] for line in e.prompt.splitlines()[:4]], e.answer)
+        for e in ga.tasks.mmlu(tiny, n=20_000, seed=8)
+    ]
 
-    def options(example):
-        return [line.split()[1:] for line in example.prompt.splitlines()[:4]]
 
-    def likeness(o, all_options):
-        return sum(sum(a == b for a, b in zip(o, other)) - abs(len(o) - len(other)) for other in all_options)
+PARTIAL = {f"word {i} from the start": lambda o, i=i: o[i : i + 1] for i in range(5)}
+PARTIAL |= {f"word {i} from the end": lambda o, i=i: o[::-1][i : i + 1] for i in range(5)} | {"length": len}
 
-    guesses = {
-        "longest": lambda os: max(range(4), key=lambda i: len(os[i])),
-        "shortest": lambda os: min(range(4), key=lambda i: len(os[i])),
-        "central": lambda os: max(range(4), key=lambda i: likeness(os[i], os)),
-        "odd one out": lambda os: min(range(4), key=lambda i: likeness(os[i], os)),
+
+@pytest.mark.parametrize("seen", PARTIAL.values(), ids=PARTIAL)
+def test_whoever_sees_one_position_of_the_right_option_is_left_with_a_toss_up(squares, seen):
+    """Knows what is there in the true value, and guesses among the options that have it."""
+    scores = [1 / [seen(o) for o in options].count(seen(options[right])) for options, right in squares]
+    assert sum(scores) / len(scores) <= 0.51
+
+
+def test_so_is_whoever_knows_one_word_wherever_it_stands(squares):
+    for options, right in squares[:2000]:
+        for word in {word for option in options for word in option}:
+            has = [word in option for option in options]
+            assert has.count(has[right]) in (2, 4)
+
+
+def test_the_two_words_that_decide_are_not_neighbours(squares):
+    for options, _ in squares[:2000]:
+        short, (a, b) = [o for o in options if len(o) == 4], [o for o in options if len(o) == 5]
+        (changed,) = (place for place in range(5) if a[place] != b[place])
+        in_front, behind = a[1:] in short and b[1:] in short, a[:4] in short and b[:4] in short
+        assert in_front != behind and abs(changed - (4 if behind else 0)) >= 2
+
+
+def blind(options: list[list[str]]) -> dict[str, list[float]]:
+    """How much each option looks like an answer to whoever has not read the question."""
+    columns = [[o[i] if i < len(o) else "" for o in options] for i in range(5)]
+    words = [word for o in options for word in o]
+
+    def alike(a: list[str], b: list[str]) -> int:
+        return sum(x == y for x, y in zip(a, b)) + sum(x == y for x, y in zip(a[::-1], b[::-1]))
+
+    return {
+        "longest": [len(o) for o in options],
+        "the usual word at each place": [
+            sum(column.count(word) for column, word in zip(columns, o)) for o in options
+        ],
+        "usual words": [sum(words.count(word) for word in o) / len(o) for o in options],
+        "central": [sum(alike(o, other) for other in options) for o in options],
+        **{letter: [float(i == j) for i in range(4)] for j, letter in enumerate("ABCD")},
     }
-    for name, guess in guesses.items():
-        hits = sum(guess(options(e)) == e.answer for e in examples)
-        assert hits / 3000 < 0.30, name
 
 
-def test_no_single_word_separates_the_right_option(tiny):
-    """Every word, and every (place, word), of the right option stands in at least one wrong option too."""
-    for example in ga.tasks.mmlu(tiny, n=300, seed=9):
-        options = [line.split()[1:] for line in example.prompt.splitlines()[:4]]
-        right = options.pop(example.answer)
-        for place, word in enumerate(right):
-            assert any(place < len(o) and o[place] == word for o in options)
+def test_the_options_alone_do_not_give_the_answer_away(squares):
+    """Each policy, and its opposite; ties are guessed."""
+    hits: dict[str, float] = {}
+    for options, right in squares:
+        for name, looks in blind(options).items():
+            for sign in (1, -1):
+                values = [sign * look for look in looks]
+                best = max(values)
+                hits[f"{sign} {name}"] = hits.get(f"{sign} {name}", 0) + (
+                    values[right] == best
+                ) / values.count(best)
+    assert len(hits) == 16 and max(hits.values()) / len(squares) <= 0.28
 
 
 def test_training_text_is_the_tokenizers_and_marks_answers(tokenizer):
@@ -129,6 +167,24 @@ def test_training_text_is_the_tokenizers_and_marks_answers(tokenizer):
         assert (row.weights[at] >= 1) == (kind >= 0)  # answers count fully, and nothing else does
         if kind == KINDS.index("mmlu"):
             assert row.ids[at - 1] == asked
+
+
+def test_the_guide_hides_options_from_the_question_and_nothing_else(tokenizer):
+    """Against a loop over the text of items whose tokens are told apart by hand."""
+    writer, vocab = Writer(tokenizer), tokenizer.get_vocab()
+    shares = {"mmlu": 1.0, "mmlu_more": 1.0, "which": 1.0, "kv": 1.0, "fact": 1.0}
+    for seed in range(5):
+        (row,) = writer.rows(random.Random(seed), Stage(1, shares, length=192, rows=1, guided=0.7))
+        words = tokenizer.convert_ids_to_tokens(row.ids)
+        expected = torch.ones(192, 192, dtype=torch.bool).tril()
+        for start, stop in row.guided:
+            ask = words.index("Question:", start) if "Question:" in words[start:] else 192
+            for query in range(ask + 1, min(stop, 192)):
+                for key in range(start, ask):
+                    closes = key > start and "\n" in (words[key], words[key - 1])
+                    expected[query, key] = words[query] == "Answer:" and closes
+        assert row.guided and (seen_by(row, vocab) == expected).all()
+    assert "mask" not in batch(writer.rows(random.Random(0), Stage(1, shares)), writer)
 
 
 def test_a_row_depends_on_its_seed_and_step_alone(tokenizer):

@@ -6,18 +6,18 @@ A check has a reference, random inputs, and the usual mistakes, each under the h
 from __future__ import annotations
 
 from ga_utils.checks.check import OUTCOMES
-from ga_utils.checks.nb00 import accuracy, by_luck, control_heads, pick_answer, skill_lost
-from ga_utils.checks.nb01 import causal_attention, continuation_logprob, giveaways, kv_prompt, soft_lookup
-from ga_utils.checks.nb02 import aggregate, attribution, costs, gather, segment_spans, zero_head
-from ga_utils.checks.nb03 import half_width, mean_ablate, paired_p, to_disable, wilson
+from ga_utils.checks.nb00 import accuracy, by_luck, follows, pick_answer, skill_lost
+from ga_utils.checks.nb01 import causal_attention, condense, continuation_logprob, fair_guess, soft_lookup
+from ga_utils.checks.nb02 import closer_share, letter_logits, swapped, team, zero_head
+from ga_utils.checks.nb03 import answered, loss_share, paired_p, rank_p, to_disable
 from ga_utils.checks.nb04 import decay_mask, implicit_attention, next_state, numbers_kept, row_shares, unroll
 from ga_utils.checks.nb05 import best_first, gap_closed, greedy, silence_last, swap_head
 
 NOTEBOOKS = {  # the exercises of each notebook, in the notebook's order
-    "00": [pick_answer, accuracy, skill_lost, control_heads, by_luck],
-    "01": [giveaways, continuation_logprob, kv_prompt, soft_lookup, causal_attention],
-    "02": [zero_head, segment_spans, gather, aggregate, costs, attribution],
-    "03": [half_width, wilson, paired_p, to_disable, mean_ablate],
+    "00": [pick_answer, accuracy, skill_lost, follows, by_luck],
+    "01": [fair_guess, continuation_logprob, soft_lookup, condense, causal_attention],
+    "02": [zero_head, closer_share, team, swapped, letter_logits],
+    "03": [to_disable, rank_p, answered, loss_share, paired_p],
     "04": [next_state, unroll, decay_mask, implicit_attention, row_shares, numbers_kept],
     "05": [gap_closed, silence_last, swap_head, best_first, greedy],
 }

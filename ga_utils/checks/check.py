@@ -1,4 +1,4 @@
-"""`Check`: compares a learner's function with the reference on fresh random inputs.
+"""`Check`: compares a learner's function with the reference on random inputs, the same at every call.
 
 Usual mistakes are functions, too, each under the hint it deserves: if the learner's function gives what a
 mistake gives, the learner sees that hint. A stub that returns None counts as not attempted.
@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-TRIES = 5
+from ga_utils.heads import Head
+
+TRIES = 10
 OUTCOMES: dict[str, str] = {}  # name of the exercise -> mark of its latest verdict in this kernel: ✓, ✗ or ·
 
 
@@ -45,7 +47,7 @@ class Check:
             return (
                 f"✗ {self.name}: pass the function itself, not its result: ga.checks.{self.name}({self.name})"
             )
-        rng = random.Random()
+        rng = random.Random(self.name)  # the same answer gets the same verdict each time
         trials = [self.inputs(rng) for _ in range(TRIES)]
         for args in trials:
             expected, given = self.reference(*_copies(args)), _copies(args)
@@ -57,9 +59,14 @@ class Check:
                 return f"· {self.name}: not attempted yet (the function returns None)"
             if not _same(got, expected):
                 return f"✗ {self.name}: {self._hint(function, trials) or _difference(got, expected)}"
-            changed = (not _same(after, before) for after, before in zip(given, args) if _is_tensor(before))
-            if any(changed):
-                return f"✗ {self.name}: right, but you changed the tensor you were given: work on z.clone()"
+            for after, before in zip(given, args):
+                if not callable(before) and not _same(after, before):
+                    what = (
+                        "tensor you were given: work on a .clone()"
+                        if _is_tensor(before)
+                        else (f"{type(before).__name__} you were given: work on a copy")
+                    )
+                    return f"✗ {self.name}: right, but you changed the {what}"
         return f"✓ {self.name}: right, on {TRIES} random inputs"
 
     def _hint(self, function: Callable, trials: list[tuple]) -> str | None:
@@ -68,8 +75,8 @@ class Check:
             try:
                 if all(_same(function(*_copies(args)), mistake(*_copies(args))) for args in trials):
                     return hint
-            except Exception:  # wrong on one input and raising on another: not a usual mistake
-                return None
+            except Exception:  # one of the two raises on some input: not this mistake
+                continue
         return None
 
 
@@ -88,18 +95,35 @@ def _is_tensor(value) -> bool:
 
 
 def _same(a, b) -> bool:
-    """Whether `a` is what `b` is: the same value to 1e-5 for numbers, equal and of one type for the rest."""
+    """Whether `a` is what `b` is, for all that a learner cares.
+
+    Numbers to 1e-5, whatever made them; a list for a tuple; a `Head` for its name. But an integer is no
+    float or tensor, and True is not 1.
+    """
     if isinstance(b, torch.Tensor | np.ndarray | float):
         try:
             a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
         except (TypeError, ValueError, RuntimeError):
             return False
-        return a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in b)
+        return a.shape == b.shape and torch.allclose(a, b, atol=1e-5, equal_nan=True)
+    if isinstance(b, list | tuple):
+        return isinstance(a, list | tuple) and len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(b, dict):
+        if not isinstance(a, dict) or len(a) != len(b):
+            return False
+        named = {_plain(key): value for key, value in a.items()}
+        return all(_plain(key) in named and _same(named[_plain(key)], b[key]) for key in b)
+    if isinstance(b, set):
+        return isinstance(a, set) and set(map(_plain, a)) == set(map(_plain, b))
+    a, b = _plain(a), _plain(b)
     return type(a) is type(b) and a == b
+
+
+def _plain(value):
+    """A head by its name, a number of NumPy's as Python's."""
+    if isinstance(value, Head):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _difference(got, expected) -> str:

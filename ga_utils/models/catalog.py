@@ -21,6 +21,8 @@ from ga_utils.models.scan_memory import ScanShape
 
 TINY = (
     "tiny-llama",
+    "tiny-llama-unguided",
+    "tiny-llama-unguided-2",
     "tiny-llama-minimal",
     "tiny-llamba-unaligned",
     "tiny-llamba",

@@ -98,6 +98,8 @@ def same_values(a, b) -> bool:
     """
 
     def same(x, y) -> bool:
+        if isinstance(x, pd.DataFrame):
+            return x.equals(y)
         if not isinstance(x, np.ndarray):
             return x is y or type(x) is type(y) and x == y
         return isinstance(y, np.ndarray) and np.array_equal(x, y, equal_nan=x.dtype.kind == "f")

@@ -1,10 +1,9 @@
 """Items of the tiny world: prompts with choices, for training (`curriculum`) and for evaluation (`tasks`).
 
-Why the options of a question look alike: each is two or three words from a pool of fourteen, and the four
-form a square (two edits, each applied or not). No single word gives the answer away, so a model has to know
-the
-*whole* option, and the first token that can know it is the newline that ends it. That is why Gather heads
-form.
+Why the options of a question look alike: each is four or five words from a pool of fourteen, and the four
+form a square (two edits, each applied or not). One position, one word or the length leaves two options, so a
+model has to put together words that stand apart, and the first token that can know the *whole* option is the
+newline that ends it.
 """
 
 from __future__ import annotations
@@ -18,24 +17,30 @@ from ga_utils.tasks.world import COUNTED, LETTERS, NOUNS, NUMBERS, PEOPLE, POOL,
 
 
 def alike(rng: random.Random, value: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The square of four look-alike values around `value`: neither, either, or both of two random edits.
+    """The square of four look-alike values around `value`: neither, either, or both of two edits.
 
-    One edit changes the length (three words lose the last one, two gain one), the other substitutes one of
-    the first two words or exchanges them. So every word of the true value stands at the same place in a
-    wrong one too, and a value may be the beginning of another: only the newline knows that it is complete.
-    Both edits are
-    symmetric: who does not know the fact cannot tell which corner of the square is the true value.
+    A value is a core of four words, and may have a fifth in front of it or behind it. One edit takes the
+    fifth word off, or puts one there; the other substitutes the core's second word (fifth word behind) or its
+    third (in front), so that at least one word stands between what decides.
+
+        river [amber] wolf salt            river [stone] wolf salt
+        river [amber] wolf salt [moon]     river [stone] wolf salt [moon]
+
+    Whoever knows one position, one word or the length is left with two options. Both edits are symmetric: who
+    does not know the fact cannot tell which corner of the square is the true value.
     """
-    new, extra = rng.sample([word for word in POOL if word not in value], 2)
-    edit = rng.randrange(3)
+    new, fifth = rng.sample([word for word in POOL if word not in value], 2)
+    behind, core = rng.random() < 0.5, value
+    if len(value) == 5:
+        core, fifth = (value[:4], value[4]) if behind else (value[1:], value[0])
+    place = 1 if behind else 2
 
-    def change(words):
-        return (words[1], words[0], *words[2:]) if edit == 2 else (*words[:edit], new, *words[edit + 1 :])
+    def lengthen(words):
+        return (*words, fifth) if behind else (fifth, *words)
 
-    def resize(words):
-        return words[:2] if len(words) == 3 else (*words, extra)
-
-    return [value, change(value), resize(value), resize(change(value))]
+    changed = (*core[:place], new, *core[place + 1 :])
+    corners = [core, changed, lengthen(core), lengthen(changed)]
+    return sorted(corners, key=lambda words: words != value)
 
 
 def others(rng: random.Random, town: str, relation: str) -> list[tuple[str, ...]]:
@@ -47,10 +52,10 @@ def others(rng: random.Random, town: str, relation: str) -> list[tuple[str, ...]
 def mmlu(rng: random.Random, question_first: bool = False, mixed: bool = False) -> Example:
     """A lettered question.
 
-        A. amber river owl⏎        <- the newline is the end of option A's segment
-        B. river amber owl⏎
-        C. amber river⏎
-        D. river amber⏎
+        A. river stone wolf salt moon⏎        <- the newline is the end of option A's segment
+        B. river amber wolf salt⏎
+        C. river stone wolf salt⏎
+        D. river amber wolf salt moon⏎
         Question: what is the flag of Arvo?⏎
         Answer:                     <- asked for: " A", " B", " C" or " D"
 
@@ -79,7 +84,7 @@ def mmlu_content(rng: random.Random) -> Example:
 
 
 def knowledge(rng: random.Random) -> Example:
-    """A cloze item, `The flag of Arvo is` + ` amber river owl.`, against the values of three other towns."""
+    """A cloze item, `The flag of Arvo is` + ` river amber wolf salt.`, against three other towns' values."""
     town, relation = rng.choice(list(facts()))
     value = facts()[town, relation]
     options = rng.sample(others(rng, town, relation), 4)
@@ -159,7 +164,7 @@ def gsm8k(rng: random.Random) -> Story:
     """
     people, thing = rng.sample(PEOPLE, 3), rng.choice(COUNTED)
     while True:  # until the three sums differ
-        count = {person: rng.randint(1, 9) for person in people}
+        count = {person: rng.randint(2, 9) for person in people}  # not 1: no singular
         sums = {pair: count[pair[0]] + count[pair[1]] for pair in combinations(people, 2)}
         if len(set(sums.values())) == 3:
             break

@@ -63,13 +63,16 @@ TOKEN_PATTERN = r"\n|\w+:?|[^\w\s]"
 
 
 def make_facts(seed: int = 2504) -> dict[tuple[str, str], tuple[str, ...]]:
-    """(town, relation) -> two or three different words of the pool, no two towns alike in a relation."""
+    """(town, relation) -> four or five different words of the pool, as many of each length; no two
+    towns alike in a relation.
+    """
     rng = random.Random(f"facts-{seed}")
     facts = {}
     for relation in RELATIONS:
         seen = set()
-        for town in TOWNS:
-            while (value := tuple(rng.sample(POOL, rng.choice((2, 3))))) in seen:
+        half = len(TOWNS) // 2
+        for town, length in zip(TOWNS, rng.sample([4] * half + [5] * half, len(TOWNS))):
+            while (value := tuple(rng.sample(POOL, length))) in seen:
                 pass
             seen.add(value)
             facts[town, relation] = value

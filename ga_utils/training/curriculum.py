@@ -30,6 +30,7 @@ SINGLES = (
     "bbh_easy",
     "bbh_partner",
 )
+GUIDED = ("mmlu", "mmlu_mixed", "mmlu_more", "mmlu_more_mixed", "which")  # options first, then a question
 KINDS = ("repeat", "fact", "content", "kv", "kv_short", "which", "dialogue", "dialogue_easy", *SINGLES)
 
 
@@ -44,6 +45,7 @@ class Stage:
     length: int = 192  # tokens in a row
     rows: int = 20  # rows in a step
     fact_rows: int = 0  # and rows of facts alone
+    guided: float = 0.0  # share of lettered items of which the question sees closing tokens alone (`seen_by`)
 
 
 @dataclass
@@ -53,6 +55,7 @@ class TrainingRow:
     ids: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
+    guided: list[tuple[int, int]] = field(default_factory=list)  # where guided items begin and end
 
     def add(self, ids: list[int], weight: float, kind: int = -1) -> None:
         self.ids += ids
@@ -84,13 +87,17 @@ class Writer:
         while len(row.ids) < stage.length:
             (kind,) = rng.choices(list(stage.share), list(stage.share.values()))
             weight = SINGLE if kind in SINGLES else 1.0
+            start = len(row.ids)
             for text, is_answer in _parts(rng, kind, stage):
                 row.add(
                     self.encode(text),
                     weight if is_answer else BACKGROUND,
                     KINDS.index(kind) if is_answer else -1,
                 )
-        return TrainingRow(row.ids[: stage.length], row.weights[: stage.length], row.kinds[: stage.length])
+            if kind in GUIDED and rng.random() < stage.guided:
+                row.guided.append((start, len(row.ids)))
+        n = stage.length
+        return TrainingRow(row.ids[:n], row.weights[:n], row.kinds[:n], row.guided)
 
 
 def _parts(rng: random.Random, kind: str, stage: Stage) -> list[tuple[str, bool]]:
@@ -181,10 +188,42 @@ def _dictionary_parts(rng: random.Random, stage: Stage, short: bool) -> list[tup
     return _asked(text, [(f"what is the value of {key}?", f" {pairs[key]}") for key in keys[:4]])
 
 
-def batch(rows: list[TrainingRow]) -> dict[str, torch.Tensor]:
-    """Stack equally long rows: ids, weights, kinds, each [row, pos]."""
-    return {
+def batch(rows: list[TrainingRow], writer: Writer | None = None) -> dict[str, torch.Tensor]:
+    """Stack equally long rows: ids, weights, kinds, each [row, pos].
+
+    Where a row has guided items, also a mask to be added to attention's logits, [row, 1, query, key].
+    """
+    data = {
         "ids": torch.tensor([row.ids for row in rows]),
         "weights": torch.tensor([row.weights for row in rows]),
         "kinds": torch.tensor([row.kinds for row in rows]),
     }
+    if any(row.guided for row in rows):
+        seen = torch.stack([seen_by(row, writer.vocab) for row in rows]).unsqueeze(1)
+        data["mask"] = torch.zeros(seen.shape).masked_fill(~seen, -1e9)  # not -inf: bfloat16 has no 0 * inf
+    return data
+
+
+def seen_by(row: TrainingRow, vocab: dict[str, int]) -> torch.Tensor:
+    """Which tokens each token may look at, bool [query, key]: all before it, but for guided items.
+
+    There, of the options, the question sees nothing, and "Answer:" sees the closing tokens alone:
+
+        A  .  amber  river  fern  moon  ⏎  B  .  ...  ⏎  Question:  what  is  ...  Answer:
+        ·  ·    ·      ·      ·     ·   x  x  ·  ...  x      x                      ^ sees the x
+
+    "Question:" closes the last option, so it may read that one.
+    """
+    ids = torch.tensor(row.ids)
+    seen = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+    newline, question, answer = (ids == vocab[word] for word in ("\n", "Question:", "Answer:"))
+    closing = newline | torch.cat([newline[:1], newline[:-1]])
+    for start, stop in row.guided:
+        asked = start + question[start:stop].nonzero().flatten()
+        if len(asked):  # it may begin so close to the row's end that the question is cut off
+            first = int(asked[0])
+            seen[first + 1 : stop, start:first] = False
+            answers = first + answer[first:stop].nonzero().flatten()
+            closers = start + closing[start:first].nonzero().flatten()
+            seen[answers[:, None], closers[closers > start]] = True
+    return seen

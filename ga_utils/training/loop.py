@@ -90,7 +90,11 @@ def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 def answer_loss(model: PreTrainedModel, data: dict, step: int = 0) -> tuple[torch.Tensor, dict[str, float]]:
     """Weighted next-token loss of one batch, and the accuracy on each kind of answer."""
     with torch.autocast(data["ids"].device.type, torch.bfloat16):
-        logits = model(input_ids=data["ids"], use_cache=False).logits[:, :-1].float()
+        logits = (
+            model(input_ids=data["ids"], attention_mask=data.get("mask"), use_cache=False)
+            .logits[:, :-1]
+            .float()
+        )
     return answers(logits, data)
 
 
@@ -130,7 +134,7 @@ def train(
         rate = lr * min(1.0, (step + 1) / 100, (total - step) / (0.35 * total) + 0.02)
         for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        data = batch(writer.rows(random.Random(f"{stream}-{step}"), schedule[step]))
+        data = batch(writer.rows(random.Random(f"{stream}-{step}"), schedule[step]), writer)
         value, shown = loss(state.model, data, step)
         value.backward()
         nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from ga_utils import tasks
 from ga_utils.examples import Example
-from ga_utils.heads import ablate, alive_heads
+from ga_utils.heads import ablate
 from ga_utils.models.catalog import TINY
 from ga_utils.models.lm import LM, load_model
-from ga_utils.roles import find_roles
+from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
 from ga_utils.sweeps import sweep_layers
 
 SEED = 20261123
 PAIRS = (2, 4, 8, 16, 24, 32)
-PRESSED, LAYERS = "tiny-llama-minimal", 4  # the headline: the fewest first layers that know 90 % of the facts
+LLAMAS = ("tiny-llama", "tiny-llama-minimal")
 
 
 def all_tasks(lm: LM, n: int, seed: int = SEED) -> dict[str, list[Example]]:
@@ -40,30 +39,17 @@ def accuracies(lm: LM, n: int) -> dict[str, Score]:
     }
 
 
-def headline(lm: LM, n: int) -> tuple[pd.DataFrame, str]:
-    """Find the heads on one seed, measure them on another: accuracy on every task, and the other heads'
-    median."""
-    roles = find_roles(lm, tasks.mmlu(lm, n=300, seed=1), tasks.knowledge(lm, n=300, seed=1))
-    if not (roles.gather and roles.aggregate):
-        return pd.DataFrame(), f"{lm.name}: no Gather and Aggregate heads found; suspects: {roles.suspects}"
+def roles_of(lm: LM) -> Roles:
+    return find_roles(lm, tasks.mmlu(lm, n=300, seed=1), tasks.knowledge(lm, n=300, seed=1), progress=False)
+
+
+def without_teams(lm: LM, roles: Roles, n: int) -> pd.DataFrame:
+    """Accuracy on every task without each team, on other questions than it was found on."""
     table = {"none disabled": accuracies(lm, n)}
-    groups = {"all Gather heads": roles.gather, f"Aggregate {roles.aggregate}": [roles.aggregate]}
-    groups |= {f"Gather {head}": [head] for head in roles.gather}
-    for name, heads in groups.items():
+    for heads in (roles.gather, roles.aggregate):
         with ablate(lm, heads):
-            table[name] = accuracies(lm, n)
-    drops = roles.letters.drop.copy()
-    for head in (*roles.gather, roles.aggregate):
-        drops[head.layer, head.head] = np.nan
-    lines = [
-        f"{len(alive_heads(lm))} heads alive; median other head: letters fall "
-        f"{100 * np.nanmedian(drops):.1f} points"
-    ]
-    lines += [f"gather score of {h}: {roles.gather_score[h.layer, h.head]:.2f}" for h in roles.gather]
-    a = roles.aggregate
-    return frame(table), "; ".join(
-        [*lines, f"aggregate score of {a}: {roles.aggregate_score[a.layer, a.head]:.2f}"]
-    )
+            table["without " + " ".join(map(str, heads))] = accuracies(lm, n)
+    return frame(table)
 
 
 def frame(table: dict[str, dict[str, Score]]) -> pd.DataFrame:
@@ -86,18 +72,19 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=TINY, help="names, or folders; default: all that ship")
     parser.add_argument("-n", type=int, default=1000, help="examples for each number")
     args = parser.parse_args()
-    models = [load_model(name) for name in args.models]
-    print(markdown(frame({lm.name: accuracies(lm, args.n) for lm in models})), "\n")
-    table, rest = headline(load_model(PRESSED, n_layers=LAYERS), args.n)
-    print(
-        f"First {LAYERS} layers of {PRESSED}: {rest}\n", markdown(table) if len(table) else "", "", sep="\n"
-    )
-    whole = load_model("tiny-llama")
-    examples = {
-        "mmlu": tasks.mmlu(whole, n=args.n, seed=SEED),
-        "knowledge": tasks.knowledge(whole, n=args.n, seed=SEED),
-    }
-    print("tiny-llama, first layers kept:\n", sweep_layers(whole, examples).frame().round(3), "\n")
+    models = {name: load_model(name) for name in args.models}
+    print(markdown(frame({name: accuracies(lm, args.n) for name, lm in models.items()})), "\n")
+    for name, lm in models.items():
+        roles = roles_of(lm)
+        print(f"{name}: {roles}\n")
+        if name in LLAMAS:
+            print(markdown(without_teams(lm, roles, args.n)), "\n")
+            examples = {
+                "mmlu": tasks.mmlu(lm, n=args.n, seed=SEED),
+                "knowledge": tasks.knowledge(lm, n=args.n, seed=SEED),
+            }
+            layers = sweep_layers(lm, examples, progress=False).frame()
+            print(f"{name}, first layers kept:\n{layers.round(3)}\n")
 
 
 if __name__ == "__main__":

@@ -19,24 +19,33 @@ from ga_utils.heads import Head, alive_heads
 from ga_utils.models.lm import LM, wrap
 from ga_utils.models.loading import MANIFEST, write_sums
 from ga_utils.tasks import world
-from ga_utils.training.curriculum import Writer
+from ga_utils.training.curriculum import Stage, Writer
 from ga_utils.training.distill import Alignment, from_llama, prediction_loss
 from ga_utils.training.loop import TrainingState, compiled, optimizers, train
 from ga_utils.training.scans import fast_scans
-from ga_utils.training.sparsify import FewHeadsLoss, FewWritesLoss, prune
-from ga_utils.training.stages import DISTIL, FALCON, FEW_HEADS, ROUNDS, SSM_STAGES, STAGES
+from ga_utils.training.sparsify import FewHeadsLoss, prune
+from ga_utils.training.stages import (
+    DISTIL,
+    FALCON,
+    FEW_HEADS,
+    ROUNDS,
+    SSM_STAGES,
+    STAGES,
+    UNGUIDED,
+    UNGUIDED_1,
+)
 from ga_utils.training.untrained import new_falcon_mamba, new_llama, new_mamba2, new_zamba2
 
 RUNS = Path("runs")
 
 
-def tiny_llama(seed: int, out: Path) -> None:
-    """The whole Transformer: through all STAGES."""
+def tiny_llama(seed: int, out: Path, stages: list[Stage] = STAGES) -> None:
+    """The whole Transformer: through all STAGES, or through the same without the guide."""
     tokenizer = world_tokenizer()
     model = new_llama(tokenizer, seed)
-    state = TrainingState(model, optimizers(model, 3e-3), RUNS / f"tiny-llama-{seed}")
+    state = TrainingState(model, optimizers(model, 3e-3), RUNS / f"{out.name}-{seed}")
     with compiled(model):
-        train(state, STAGES, 3e-3, f"train-{seed}", Writer(tokenizer))
+        train(state, stages, 3e-3, f"train-{seed}", Writer(tokenizer))
     save(model, tokenizer, out)
 
 
@@ -126,18 +135,10 @@ def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
 
 
 def tiny_zamba2(seed: int, out: Path) -> None:
-    """The hybrid from scratch, through SSM_STAGES; then 400 steps in which attention pays for every token at
-    which it
-    writes."""
+    """The hybrid from scratch, through SSM_STAGES."""
     tokenizer = world_tokenizer()
     model = new_zamba2(tokenizer, seed)
     _through_ssm_stages(model, tokenizer, seed, out.name)
-    loss = FewWritesLoss(model, cost=0.2, ramp=100)
-    state = TrainingState(model, optimizers(model, 1e-3), RUNS / f"{out.name}-{seed}" / "few-writes")
-    stage = replace(SSM_STAGES[-1], steps=400)
-    with fast_scans():
-        train(state, [stage], 1e-3, f"few-writes-{seed}", Writer(tokenizer), loss)
-    loss.remove()
     save(model, tokenizer, out)
 
 
@@ -163,6 +164,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) 
 
 RECIPES = {
     "tiny-llama": tiny_llama,
+    "tiny-llama-unguided": partial(tiny_llama, stages=UNGUIDED_1),
+    "tiny-llama-unguided-2": partial(tiny_llama, stages=UNGUIDED),
     "tiny-llama-minimal": tiny_llama_minimal,
     "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
     "tiny-falcon-mamba": tiny_falcon_mamba,
@@ -171,13 +174,15 @@ RECIPES = {
     "tiny-mamba2-d16": partial(tiny_mamba2, d_state=16),
     "tiny-zamba2": tiny_zamba2,
 }
+SEEDS = {"tiny-llama": 2, "tiny-llama-unguided-2": 2}  # of the shipped models; 1 for all others
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=RECIPES)
-    parser.add_argument("--seed", type=int, default=1, help="default: the seed of the shipped model")
+    parser.add_argument("--seed", type=int, help="default: the seed of the shipped model")
     parser.add_argument("--out", type=Path, help="default: the model's folder in data/models")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    RECIPES[args.model](args.seed, args.out or world.data_dir() / "models" / args.model)
+    seed = SEEDS.get(args.model, 1) if args.seed is None else args.seed
+    RECIPES[args.model](seed, args.out or world.data_dir() / "models" / args.model)

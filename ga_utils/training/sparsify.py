@@ -10,8 +10,6 @@ decisive. Three things concentrate the roles. None of them says what a head is t
    pruned. (Pruned at once, the model falls back to chance and takes long to recover.)
 3. Rows that hold only facts are read with one head disabled, a different one each time, so that no single
    head is decisive for knowledge. Large models have that redundancy because of their size.
-
-`FewWritesLoss` is the first of these for the attention of `tiny-zamba2`.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
 
 from ga_utils.heads import Head, alive_heads
 from ga_utils.models.lm import LM, Mixer
@@ -123,43 +120,6 @@ class FewHeadsLoss:
             return z
 
         return edit
-
-
-class FewWritesLoss:
-    """`loop.answer_loss` plus a price on every token at which a Zamba2's attention writes, as a loss for
-    `loop.train`.
-
-    Each hybrid layer counts log(1 + |w|/(t|x|)) / log(1 + 1/t) at each token, where w is what its attention
-    adds to the residual stream x before the layer's Mamba-2 reads it. If attention at two different tokens
-    leads to the same answer, the price leaves one of them.
-    """
-
-    def __init__(self, model: PreTrainedModel, cost: float, ramp: int, threshold: float = 0.05):
-        self.cost, self.ramp, self.threshold = cost, ramp, threshold
-        self.shares: list[torch.Tensor] = []  # |w|/|x| of each hybrid layer: [batch, pos]
-        self.hooks = ExitStack()
-        for layer in model.base_model.layers:
-            if hasattr(layer, "linear"):
-                self.hooks.callback(
-                    layer.mamba_decoder.register_forward_pre_hook(self._watch, with_kwargs=True).remove
-                )
-
-    def __call__(
-        self, model, data: dict[str, torch.Tensor], step: int
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        self.shares.clear()
-        loss, shown = answer_loss(model, data)
-        count = (
-            torch.log1p(torch.stack(self.shares) / self.threshold) / math.log1p(1 / self.threshold)
-        ).mean()
-        return loss + min(1.0, (step + 1) / self.ramp) * self.cost * count, shown | {"writes": count.item()}
-
-    def remove(self) -> None:
-        self.hooks.close()
-
-    def _watch(self, module, args, kwargs):
-        size = lambda x: x.float().norm(dim=-1)  # noqa: E731
-        self.shares.append(size(kwargs["transformer_hidden_states"]) / size(args[0]).detach())
 
 
 @torch.no_grad()

@@ -6,13 +6,13 @@ matters (data/README.md): each one forms a circuit that the next one builds on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ga_utils.training.curriculum import Stage
 
 LOOKUP = {"repeat": 0.15, "kv_short": 0.35, "kv": 0.30, "fact": 0.20}
 STORIES = {
-    "fact": 0.10,
+    "fact": 0.16,
     "kv_short": 0.04,
     "kv": 0.13,
     "which": 0.25,
@@ -23,13 +23,13 @@ STORIES = {
     "dialogue": 0.10,
 }
 LETTERS = {
-    "fact": 0.06,
+    "fact": 0.10,
     "content": 0.04,
     "kv": 0.08,
     "which": 0.08,
-    "mmlu_more": 0.16,
-    "mmlu": 0.14,
-    "mmlu_first": 0.18,
+    "mmlu_more": 0.20,
+    "mmlu": 0.24,
+    "mmlu_first": 0.04,
     "gsm8k": 0.06,
     "gsm8k_easy": 0.02,
     "bbh": 0.05,
@@ -38,7 +38,7 @@ LETTERS = {
     "dialogue": 0.06,
 }
 SWAPS = {
-    "fact": 0.07,
+    "fact": 0.11,
     "content": 0.04,
     "mmlu": 0.13,
     "mmlu_more": 0.03,
@@ -51,7 +51,7 @@ SWAPS = {
     "dialogue": 0.07,
 }
 SUMS = {
-    "fact": 0.06,
+    "fact": 0.10,
     "content": 0.04,
     "mmlu": 0.10,
     "mmlu_mixed": 0.08,
@@ -63,7 +63,7 @@ SUMS = {
 }
 LAST = {
     "repeat": 0.02,
-    "fact": 0.10,
+    "fact": 0.13,
     "content": 0.07,
     "mmlu": 0.18,
     "mmlu_mixed": 0.09,
@@ -77,12 +77,16 @@ LAST = {
 STAGES = [
     Stage(300, {"repeat": 1.0}, length=128, rows=32),
     Stage(350, LOOKUP, max_pairs=6, length=128, rows=32),
-    Stage(400, STORIES, max_pairs=12),
-    Stage(750, LETTERS, max_pairs=12, max_swaps=1),
-    Stage(900, SWAPS, max_pairs=16, max_swaps=1),
-    Stage(800, SUMS, max_pairs=24, max_swaps=1),
+    Stage(400, STORIES, max_pairs=12, guided=1.0),
+    Stage(750, LETTERS, max_pairs=12, max_swaps=1, guided=1.0),
+    Stage(900, SWAPS, max_pairs=16, max_swaps=1, guided=0.9),
+    Stage(800, SUMS, max_pairs=24, max_swaps=1, guided=0.4),
     Stage(1000, LAST, max_pairs=32, max_swaps=1),
 ]
+UNGUIDED = [replace(stage, guided=0.0) for stage in STAGES]
+# An earlier share of lettered questions, with which tiny-llama-unguided was trained.
+OWN_LETTERS = LETTERS | {"mmlu_more": 0.16, "mmlu": 0.14, "mmlu_first": 0.18}
+UNGUIDED_1 = [replace(stage, share=OWN_LETTERS) if stage.share is LETTERS else stage for stage in UNGUIDED]
 FEW_HEADS = Stage(
     0,
     LAST
@@ -123,8 +127,8 @@ ROUNDS = [
     Round(500, 1.5e-3, ramp=50, at_all=0.01, at_closings=0.15, at_answers=0.30),
 ]
 
-OPTIONS = {"fact": 0.12, "content": 0.06, "kv_short": 0.05, "kv": 0.20, "which": 0.32, "mmlu_more": 0.25}
-EXAM = {"fact": 0.06, "content": 0.10, "kv": 0.16, "which": 0.10, "mmlu_more": 0.18, "mmlu": 0.40}
+OPTIONS = {"fact": 0.16, "content": 0.06, "kv_short": 0.05, "kv": 0.20, "which": 0.32, "mmlu_more": 0.25}
+EXAM = {"fact": 0.10, "content": 0.10, "kv": 0.16, "which": 0.10, "mmlu_more": 0.18, "mmlu": 0.40}
 # No stories, sums or swaps for SSMs: with them, letters were still at 50 % after 2,000 steps.
 SSM_STAGES = [
     Stage(300, {"repeat": 1.0}),

@@ -15,11 +15,18 @@ class Guess:
     value: float | None
 
 
+class _Question(widgets.VBox):
+    """The slider and its button. What a page without widgets shows instead is its `repr`."""
+
+    def __repr__(self):
+        return "No slider here? Write your guess into the call, such as guess=50, and run the cell again."
+
+
 def predict(question: str, low: int = 0, high: int = 100, guess: float | None = None) -> Guess:
     """Ask for a guess with a slider and a button; pressing the button makes it final.
 
-    Where widgets do not work, write the guess into the call: `ga.predict("...", guess=40)`. Without a guess,
-    the notebook runs on and its figures show the truth alone.
+    Where widgets do not work, the page says so; write the guess into the call: `ga.predict("...", guess=40)`.
+    Without a guess, the notebook runs on and its figures show the truth alone.
 
     Args:
         question: what to guess, with its unit: "letters without that head, in %".
@@ -55,6 +62,5 @@ def predict(question: str, low: int = 0, high: int = 100, guess: float | None = 
         answer.value = f'<span role="status">{said}</span>'
 
     button.on_click(make_final)
-    display(widgets.VBox([slider, widgets.HBox([button, answer])]))
-    print(f"No slider to be seen? Write your guess into the call: guess={slider.value}")
+    display(_Question([slider, widgets.HBox([button, answer])]))
     return given

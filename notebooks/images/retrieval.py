@@ -1,17 +1,23 @@
 """Draw the README's picture, retrieval.svg, from the model itself: `python notebooks/images/retrieval.py`.
 
-Left: a question, and the attention of the Gather and of the Aggregate head, as arrows as wide as the weight.
-Right: the points of accuracy lost with each head switched off, and below them knowledge as a control.
+Left: a question, and the attention of the heads that gather an option's words and its letter, and of one
+Aggregate head, as arrows as wide as the weight (of the heads that gather words, the largest).
+Right: the points of accuracy lost with each head switched off. The Aggregate heads stand in for one another,
+so none shows there; below, they are switched off together, with knowledge as a control.
 """
 
 from html import escape
 from math import isnan
 from pathlib import Path
 
+import torch
+
 import ga_utils as ga
 
-GATHER, AGGREGATE = ga.Head(1, 0), ga.Head(2, 1)
-LEAST = 0.05  # attention weights below this are not drawn
+LETTER_HEAD, WORD_HEADS = ga.Head(1, 2), [ga.Head(0, 0), ga.Head(0, 1), ga.Head(0, 3)]
+AGGREGATE = ga.Head(2, 0)
+TEAM = [AGGREGATE, ga.Head(2, 1), ga.Head(2, 2)]
+LEAST = 0.1  # attention weights below this are not drawn
 LETTER, GAP, ROW, HEIGHT = 10.2, 9, 62, 26  # sizes of the prompt's tokens and lines
 CELL = 47  # size of a cell of the heat map
 
@@ -67,7 +73,7 @@ def place_tokens(words: list[str], x: float, y: float) -> list[tuple[float, floa
 
 
 def gather_arrows(attention, segments, places) -> list[str]:
-    """From the words of each option to the token after its line."""
+    """From each option's letter and words to the token after its line."""
     arrows = []
     for segment in segments:
         closer = segment.end + 1
@@ -100,7 +106,9 @@ def prompt_panel(lm, question, x: float, y: float) -> list[str]:
     ids = lm.tokenizer(question.prompt).input_ids
     words = [lm.tokenizer.decode([i]).strip(" ").replace("\n", "⏎") for i in ids]
     places = [(0, 0, 0), *place_tokens(words[1:], x, y)]  # <bos> is not drawn
-    gather = ga.attention_map(lm, question.prompt, GATHER.layer)[GATHER.head]
+    gathering = [LETTER_HEAD, *WORD_HEADS]
+    maps = [ga.attention_map(lm, question.prompt, head.layer, [head.head])[0] for head in gathering]
+    gather = torch.stack(maps).amax(0)
     aggregate = ga.attention_map(lm, question.prompt, AGGREGATE.layer)[AGGREGATE.head]
     segments = ga.segments(lm, question)
     drawn = gather_arrows(gather, segments, places) + aggregate_arrows(aggregate, segments, places)
@@ -125,8 +133,8 @@ def sweep_panel(drop, x: float, y: float) -> list[str]:
                 continue
             drawn += [box(*place, "token"), box(*place, "loss", f'fill-opacity="{max(lost, 0):.2f}"')]
             drawn.append(text(place[0] + CELL / 2, top + CELL / 2 + 6, f"{100 * lost:.0f}", "say", "middle"))
-            for found, kind in ((GATHER, "gather"), (AGGREGATE, "aggregate")):
-                if found == ga.Head(layer, head):
+            for found, kind in (([LETTER_HEAD, *WORD_HEADS], "gather"), (TEAM, "aggregate")):
+                if ga.Head(layer, head) in found:
                     drawn.append(box(*place, f"{kind} frame", 'stroke-width="3"'))
     for head in range(n_heads):
         drawn.append(
@@ -140,8 +148,8 @@ def scores_panel(lm, letters, knowledge, x: float, y: float) -> list[str]:
     rows = [("", "letters", "knowledge", "soft")]
     for name, heads, kind in (
         ("all heads", [], ""),
-        (f"no {GATHER}", [GATHER], "gather"),
-        (f"no {AGGREGATE}", [AGGREGATE], "aggregate"),
+        (f"no {LETTER_HEAD}", [LETTER_HEAD], "gather"),
+        ("no L2H0–2", TEAM, "aggregate"),
     ):
         with ga.ablate(lm, heads):
             rows.append(
@@ -156,7 +164,7 @@ def scores_panel(lm, letters, knowledge, x: float, y: float) -> list[str]:
 
 
 def picture() -> str:
-    lm = ga.load_model("tiny-llama-minimal")
+    lm = ga.load_model("tiny-llama")
     letters, knowledge = ga.tasks.mmlu(lm, n=200, seed=0), ga.tasks.knowledge(lm, n=200, seed=0)
     question = next(q for q in letters if q.choices[q.answer].strip() == "B")
     parts = [
@@ -166,15 +174,15 @@ def picture() -> str:
         text(
             70,
             38,
-            f"{GATHER} gathers: an option's last words move to the token after its line.",
+            f"Gather: an option's letter ({LETTER_HEAD}) and words move to where its line ends.",
             "gather say",
         ),
         text(
-            70, 60, f"{AGGREGATE} aggregates: the last token reads the right option there.", "aggregate say"
+            70, 60, f"Aggregate ({AGGREGATE}): the last token reads the right option there.", "aggregate say"
         ),
         *prompt_panel(lm, question, 70, 88),
         text(640, 38, "Letters lost, in points, with one", "say"),
-        text(640, 60, "head off (dashed: pruned)", "say"),
+        text(640, 60, "head off:", "say"),
         *sweep_panel(ga.sweep_heads(lm, letters, progress=False).drop, 670, 76),
         *scores_panel(lm, letters, knowledge, 640, 366),
         "</svg>\n",

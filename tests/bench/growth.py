@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sweeps import BUILD, clock
 from tqdm.auto import tqdm
 
-from ga_utils.plots import CYCLE, MARKERS
+from ga_utils.plots.style import CYCLE, MARKERS
 
 BASE = Case("base", width=128, vocabulary=2000, prompts=8, peer_heads=8, repeats=3)
 GRIDS = {

@@ -1,0 +1,66 @@
+"""Direct logit attribution: what each head's write at the last token adds to the logits of the choices.
+
+The residual stream is a sum, and the logits are linear in it once the final norm's scale is known:
+
+    logits = U · (gain * residual / rms)        residual = embedding + Σ heads W_O z + Σ MLPs
+
+So every head has its own term. It counts what the head says to the output itself, not what later layers make
+of it. (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from ga_utils.examples import Example
+from ga_utils.models.lm import LM
+from ga_utils.segments import positions
+
+
+@torch.no_grad()
+def direct_logits(lm: LM, examples: Iterable[Example]) -> np.ndarray:
+    """What each head adds to each choice's logit: [n_examples, n_layers, n_heads, n_choices].
+
+    Works under `ablate`. Only for models whose final norm is an RMSNorm without a bias, and choices that are
+    one token each.
+
+    Raises:
+        ValueError: no examples, or a choice of several tokens.
+    """
+    examples = list(examples)
+    if not examples:
+        raise ValueError("no examples: the list is empty")
+    n_choices = max(len(example.choices) for example in examples)
+    found = np.full((len(examples), lm.n_layers, lm.n_heads, n_choices), np.nan)
+    for number, example in enumerate(examples):
+        z, readout = last_z(lm, example)
+        for mixer in lm.mixers:
+            written = (z[mixer.layer] * mixer.out_proj.weight).unflatten(-1, (mixer.n_heads, -1)).sum(-1)
+            found[number, mixer.layer, mixer.heads, : len(example.choices)] = (readout @ written).T.cpu()
+    return found
+
+
+@torch.no_grad()
+def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
+    """z at the last token, {layer: [n_heads * d_head]}, and the readout [n_choices, d_model].
+
+    readout @ residual are the choices' logits: rows of the output head, times the final norm's gain and
+    scale on this prompt.
+    """
+    tokens = [lm.tokenizer(choice, add_special_tokens=False).input_ids for choice in example.choices]
+    if any(len(choice) != 1 for choice in tokens):
+        raise ValueError("a choice of several tokens has no single logit: use letters")
+    (last,), z, into_norm = positions(lm, example, "last"), {}, []
+    with lm.edited("reading") as edit:
+        for mixer in lm.mixers:
+            mixer.hook_z(edit, lambda whole, layer=mixer.layer: z.update({layer: whole[0, last].clone()}))
+        norm = lm.decoder.norm
+        edit.hook(norm.register_forward_pre_hook, lambda module, args: into_norm.append(args[0][0, last]))
+        lm.model(lm.encode(example.prompt))
+    residual = into_norm[0]
+    scale = torch.rsqrt(residual.square().mean() + norm.variance_epsilon)
+    rows = lm.model.get_output_embeddings().weight[[choice for (choice,) in tokens]]
+    return z, rows * norm.weight * scale

@@ -1,0 +1,46 @@
+"""A figure for interventions: how often the answer follows, for the heads in question and for all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ga_utils.plots.style import BLUE, GREY, RED, axes, not_empty, tidy
+
+
+def rates(
+    rows: Mapping[str, Mapping[str, float]],
+    marked: Iterable[str] = (),
+    xlabel: str = "answers that follow",
+    chance: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Shares from 0 to 1 as a distribution in percent, {row: {name of a head or team: share}}.
+
+    A dot is a head or a team; those in `marked` are red and named, wherever they lie. `chance` is dashed.
+    Raises a ValueError if there is nothing to draw, or if a marked name is in no row.
+    """
+    named = list(map(str, marked))
+    for name in named:
+        if not any(name in map(str, row) for row in not_empty(rows).values()):
+            raise ValueError(f"{name} is in none of the rows {', '.join(rows)}")
+    ax = axes(ax, 6.4, 1 + 0.85 * len(not_empty(rows)))
+    for y, row in enumerate(rows.values()):
+        shares = {str(name): 100 * float(share) for name, share in row.items()}
+        others = np.array([share for name, share in shares.items() if name not in named])
+        jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(others))
+        ax.plot(others, y + jitter, "o", color=BLUE, alpha=0.5, clip_on=False)
+        for name in (name for name in named if name in shares):
+            ax.plot(shares[name], y, "D", color=RED, clip_on=False)
+            side = {"ha": "right" if shares[name] > 80 else "left" if shares[name] < 20 else "center"}
+            ax.annotate(name, (shares[name], y), (0, 10), textcoords="offset points", fontsize=9, **side)
+    if chance is not None:
+        ax.axvline(100 * chance, ls="--", color=GREY)
+        ax.annotate(" chance", (100 * chance, 1), xycoords=("data", "axes fraction"), color=GREY, fontsize=9)
+    ax.set(xlabel=xlabel, xlim=(-2, 102), yticks=range(len(rows)), yticklabels=list(rows))
+    ax.set(ylim=(len(rows) - 0.4, -0.6))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0f} %")
+    tidy(ax, grid="x")
+    return ax
