@@ -157,3 +157,18 @@ def test_an_even_head_is_at_chance_and_a_head_that_sees_no_closer_has_no_score(t
     assert (ga.aggregate_score(near, far) == 0).all()
     np.testing.assert_allclose(ga.aggregate_score(near, [*far, of_b], among="closers"), 1, atol=1e-6)
     np.testing.assert_allclose(ga.aggregate_score(near, [of_a, far[0], of_b], among="closers"), 0.5)
+
+
+def test_option_shares_are_the_last_rows_mass_on_each_options_closers(lm):
+    """Row by row of one head's map, sorted by where the right option stands; a place that none has is NaN."""
+    examples = [e for e in ga.tasks.mmlu(lm, n=12) if e.answer != 2]
+    found = ga.option_shares(lm, examples, "L1H3", progress=False)
+    assert np.isnan(found[2]).all()
+    for right in {e.answer for e in examples}:
+        rows = []
+        for e in (e for e in examples if e.answer == right):
+            last = ga.attention_map(lm, e.prompt, 1, [3])[0, -1]
+            rows.append([last[s.closing].sum().item() for s in ga.segments(lm, e)])
+        assert found[right] == pytest.approx(np.mean(rows, axis=0), abs=1e-6)
+    with pytest.raises(ValueError, match=r"examples with \[3, 4\] choices"):
+        ga.option_shares(lm, [*examples, *ga.tasks.kv_retrieval(lm, n_pairs=3, n=1)], "L1H3")
