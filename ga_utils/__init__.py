@@ -14,6 +14,8 @@ Gather-and-Aggregate Mechanism", ICML 2025, arXiv 2504.18574.
 | disable, ablate | replace a head's z by zeros, a mean, or another prompt's z | `ablate` |
 | patch | let a head write what it wrote at another position, or on another prompt | `patch` |
 | steer | let a head's last row look where you say | `steer` |
+| state, h | what an SSM head keeps of the text so far, [d_head, d_state] | `read_state`, `patch_state` |
+| short convolution | mixes each token with the few before it, in front of the scan | `ablate_conv` |
 | minimal model | the first N layers, up to and including the Aggregate layer | `truncate` |
 | pattern, A | attention weights [n_heads, query, key] | `attention_map` |
 | implicit attention | an SSM as a matrix over positions; *hidden attention* in Ali et al. | `attention_map` |
@@ -50,10 +52,11 @@ from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, 
 from ga_utils.hybrid import replace_head, replace_layer
 from ga_utils.models.kernels import install_kernels
 from ga_utils.models.lm import LM, Mixer, load_model, reset, wrap
-from ga_utils.patch import patch, steer
+from ga_utils.patch import patch, patch_state, read_state, steer
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
 from ga_utils.segments import positions, segments
+from ga_utils.ssm import ablate_conv
 from ga_utils.sweeps import sweep_heads, sweep_layers
 from ga_utils.sweeps.results import HeadSweep, LayerSweep
 from ga_utils.tasks.harness import lm_eval
@@ -79,6 +82,7 @@ __all__ = [
     "Roles",
     "Score",
     "ablate",
+    "ablate_conv",
     "aggregate_score",
     "alive_heads",
     "attention_beside",
@@ -98,9 +102,11 @@ __all__ = [
     "mask_last_row",
     "option_shares",
     "patch",
+    "patch_state",
     "plots",
     "positions",
     "predict",
+    "read_state",
     "replace_head",
     "replace_layer",
     "reset",

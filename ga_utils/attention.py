@@ -18,9 +18,9 @@ from ga_utils.heads import Head, check_heads
 from ga_utils.models.batches import rows_of
 from ga_utils.models.budget import fits, halving
 from ga_utils.models.lm import LM, Mixer
-from ga_utils.patterns import Enough, read_patterns, run_for_hooks, ssm_input
+from ga_utils.patterns import Enough, read_patterns, run_for_hooks
 from ga_utils.segments import Segment, positions, segments
-from ga_utils.ssm import Scan, scan_of
+from ga_utils.ssm import Scan, mixer_input, scan_of
 
 LARGEST = 4e9  # bytes that `attention_map` returns at most
 
@@ -89,7 +89,7 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
     found: list[Scan] = []
 
     def before(module, args, kwargs):
-        found.append(scan_of(module, ssm_input(args, kwargs)[0]))
+        found.append(scan_of(module, mixer_input(args, kwargs)[0]))
         raise Enough
 
     with lm.edited("reading") as edit:

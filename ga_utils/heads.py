@@ -9,7 +9,7 @@ removes what a broken-off cell may have left.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from ga_utils.models.batches import Row, span_of
 from ga_utils.models.budget import fits, halving
 from ga_utils.models.continuation import run
 from ga_utils.models.lm import LM, Mixer
+from ga_utils.models.mixers import Edit
 from ga_utils.segments import Places, Where
 
 MODES = ("zero", "mean", "resample")
@@ -252,9 +253,16 @@ def _drawn(recorded: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack([d[torch.randint(len(d), (1,), generator=rng)][pos] for pos, d in enumerate(donors)])
 
 
-@torch.no_grad()
 def record_z(lm: LM, mixers: list[Mixer], rows: list[Row]) -> list[list[torch.Tensor]]:
     """For each mixer its z on each text: one [pos, n_heads * d_head] a row."""
+    return record(lm, mixers, rows, lambda edit, mixer, keep: mixer.hook_z(edit, keep))
+
+
+@torch.no_grad()
+def record(
+    lm: LM, mixers: list[Mixer], rows: list[Row], watch: Callable[[Edit, Mixer, Callable], None]
+) -> list[list[torch.Tensor]]:
+    """For each mixer what `watch(edit, mixer, keep)` hooks up to be kept, [batch, pos, ...]: one a row."""
     recorded: list[list[torch.Tensor]] = [[] for _ in mixers]
     left = [Row(row.index, row.example, row.ids, []) for row in rows]
     while left:
@@ -267,9 +275,9 @@ def record_z(lm: LM, mixers: list[Mixer], rows: list[Row]) -> list[list[torch.Te
             found: dict[int, torch.Tensor] = {}
             with lm.edited() as edit:
                 for number, mixer in enumerate(mixers):
-                    mixer.hook_z(edit, partial(found.__setitem__, number))
+                    watch(edit, mixer, partial(found.__setitem__, number))
                 run(lm, span_of(lm, batch, 0, None))
             for number, into in enumerate(recorded):
-                into += [z[: len(row.ids)].clone() for z, row in zip(found[number], batch)]
+                into += [kept[: len(row.ids)].clone() for kept, row in zip(found[number], batch)]
             left = left[len(batch) :]
     return recorded

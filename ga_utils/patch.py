@@ -5,6 +5,7 @@ then compare it with `Score.chosen`:
 
     patch    z of a head at one position is what it was at another, of the same prompt or another one
     steer    a head's last row attends to positions of your choice, and writes what it fetches there
+    patch_state   an SSM head goes on from the state that it had after another text
 
 Interchange interventions: Geiger et al. 2021, arXiv 2106.02997. Path patching (`through`): Wang et al. 2022,
 arXiv 2211.00593, section 3.1.
@@ -17,12 +18,14 @@ from collections.abc import Callable, Iterable
 import torch
 
 from ga_utils.examples import Example
-from ga_utils.heads import Head, check_heads, record_z
-from ga_utils.models.batches import rows_of
+from ga_utils.heads import Head, check_heads, record, record_z
+from ga_utils.models.batches import Row, rows_of
 from ga_utils.models.lm import LM, UNLIMITED, Mixer
-from ga_utils.patterns import look_at, use_ours
+from ga_utils.models.mixers import Edit
+from ga_utils.patterns import go_on, look_at, use_ours
 from ga_utils.scoring import Score, logprobs_of
 from ga_utils.segments import Where, positions
+from ga_utils.ssm import mixer_input, scan_of
 
 CLEAN, SENT, RECEIVED = range(3)  # the three copies of a batch in path patching
 
@@ -52,9 +55,7 @@ def patch(
         ValueError: no heads or a head the model lacks; not one source for each example; positions that don't
             pair up; heads in `through` that are not later than all of `heads`.
     """
-    heads, examples, sources = _some(lm, heads), list(examples), list(sources)
-    if len(examples) != len(sources) or not examples:
-        raise ValueError(f"{len(examples)} examples and {len(sources)} sources: expected one source for each")
+    heads, (examples, sources) = _some(lm, heads), _paired(examples, sources)
     receivers = None if through is None else _later(lm, through, heads)
     to = [positions(lm, example, at) for example in examples]
     of = [positions(lm, source, source_at) for source in sources]
@@ -115,11 +116,99 @@ def steer(lm: LM, heads: Iterable[Head | str], examples: Iterable[Example], to: 
         return Score.of(logprobs_of(lm, rows_of(lm, examples), share=False)[0], examples)
 
 
+def patch_state(
+    lm: LM,
+    heads: Iterable[Head | str],
+    examples: Iterable[Example],
+    sources: Iterable[Example],
+    at: Where,
+    cache: str = "state",
+) -> Score:
+    """Score examples while SSM heads go on, behind a position, from what they kept of another text.
+
+    The state after that position is all that a head keeps of what it has read, but for the last inputs of the
+    short convolution: with four taps, the three tokens up to there. The two can be exchanged apart.
+
+    Args:
+        heads: of SSM mixers.
+        sources: one example for each of `examples`.
+        at: one position in each example and in its source (see `segments.positions`).
+        cache: "state", "conv" (these heads read x, B and C as if the source's tokens stood before), or
+            "both". With all heads of a layer, "both" is Hugging Face's whole cache of that layer.
+
+    Raises:
+        ValueError: no heads, a head the model lacks, or one of attention; not one source for each example;
+            not exactly one position; another `cache`.
+    """
+    heads, (examples, sources) = _some(lm, heads), _paired(examples, sources)
+    if cache not in ("state", "conv", "both"):
+        raise ValueError(f'cache={cache!r}: expected "state", "conv" or "both"')
+    mixers = [mixer for mixer in lm.mixers if any(Head(mixer.layer, n) in heads for n in mixer.heads)]
+    for mixer in mixers:
+        if mixer.kind == "attention":
+            raise ValueError(
+                f"{min(h for h in heads if h.layer == mixer.layer)} is a head of attention: it keeps no state"
+            )
+    to, of = ([_only_one(lm, example, at) for example in some] for some in (examples, sources))
+    kept = record(lm, mixers, _prompts(lm, sources), _watch_input)  # a mixer, a source: [pos, d_model]
+    with lm.edited(f"going on from another {cache}: {', '.join(map(str, heads))}") as edit:
+        edit.varies_from = dict(zip(examples, to)).get
+        for mixer, inputs in zip(mixers, kept):
+            ours = [n - mixer.first for n in mixer.heads if Head(mixer.layer, n) in heads]
+            read = [hidden[: position + 1] for hidden, position in zip(inputs, of)]
+            go_on(lm, edit, mixer, ours, to, read, cache)
+        return Score.of(logprobs_of(lm, rows_of(lm, examples), share=False)[0], examples)
+
+
+def read_state(lm: LM, examples: Iterable[Example], layer: int, at: Where = "last") -> torch.Tensor:
+    """What an SSM layer keeps of each prompt after a position: states [n, n_heads, d_head, d_state], float32.
+
+    Raises:
+        ValueError: the layer has no SSM; not exactly one position in a prompt.
+    """
+    examples = list(examples)
+    mixers = [mixer for mixer in lm.mixers if mixer.layer == layer and mixer.kind != "attention"]
+    if not mixers:
+        having = sorted({mixer.layer for mixer in lm.mixers if mixer.kind != "attention"})
+        raise ValueError(f"layer {layer} of {lm.name} keeps no state: layers with an SSM are {having}")
+    read = record(lm, mixers, _prompts(lm, examples), _watch_input)[0]
+    places = [_only_one(lm, example, at) for example in examples]
+    scans = (scan_of(mixers[0].module, hidden[: place + 1]) for hidden, place in zip(read, places))
+    return torch.stack([scan.state(range(mixers[0].n_heads)) for scan in scans])
+
+
+def _prompts(lm: LM, examples: list[Example]) -> list[Row]:
+    tokens = lm.tokenize([example.prompt for example in examples])
+    return [Row(index, example, ids, []) for index, (example, ids) in enumerate(zip(examples, tokens))]
+
+
+def _watch_input(edit: Edit, mixer: Mixer, keep: Callable) -> None:
+    edit.hook(
+        mixer.module.register_forward_pre_hook,
+        lambda module, args, kwargs: keep(mixer_input(args, kwargs)),
+        with_kwargs=True,
+    )
+
+
+def _only_one(lm: LM, example: Example, at: Where) -> int:
+    found = positions(lm, example, at)
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} positions: a state is exchanged at one position of each prompt")
+    return found[0]
+
+
 def _some(lm: LM, heads: Iterable[Head | str]) -> list[Head]:
     heads = sorted(set(check_heads(lm, heads)))
     if not heads:
         raise ValueError("no heads given: name at least one, such as ['L1H0']")
     return heads
+
+
+def _paired(examples: Iterable[Example], sources: Iterable[Example]) -> tuple[list[Example], list[Example]]:
+    examples, sources = list(examples), list(sources)
+    if len(examples) != len(sources) or not examples:
+        raise ValueError(f"{len(examples)} examples and {len(sources)} sources: expected one source for each")
+    return examples, sources
 
 
 def _later(lm: LM, through: Iterable[Head | str], heads: list[Head]) -> list[Head]:

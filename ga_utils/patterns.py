@@ -21,7 +21,7 @@ from ga_utils.examples import Example
 from ga_utils.models.continuation import running
 from ga_utils.models.lm import LM
 from ga_utils.models.mixers import Edit, Mixer
-from ga_utils.ssm import gated, scan_of
+from ga_utils.ssm import gated, go_on_from, mixer_input, norm_ties_heads, scan_of
 
 BLOCK = 1 << 24  # numbers in the matrices that are made at a time
 OURS = "ga_utils_patterns"
@@ -102,15 +102,10 @@ def run_for_hooks(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -
         lm.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
 
 
-def ssm_input(args: tuple, kwargs: dict) -> torch.Tensor:
-    """What an SSM mixer was called with: [batch, pos, d_model]."""
-    return args[0] if args else kwargs["hidden_states"]
-
-
 def _read_ssm(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edit: Edit) -> None:
     def before(module, args, kwargs):
         for i, length in enumerate(lengths):
-            scan = scan_of(module, ssm_input(args, kwargs)[i, :length])
+            scan = scan_of(module, mixer_input(args, kwargs)[i, :length])
             for some in _split(wanted, BLOCK // length**2):
                 use(mixer, some, i, scan.matrix([head - mixer.first for head in some]))
 
@@ -168,7 +163,7 @@ def look_at(lm: LM, edit: Edit, mixer: Mixer, heads: list[int], last: list[int],
     inputs: list[torch.Tensor] = []
 
     def before(module, args, kwargs):
-        inputs[:] = [ssm_input(args, kwargs)]
+        inputs[:] = [mixer_input(args, kwargs)]
 
     def change(z):
         z = z.clone()
@@ -188,6 +183,42 @@ def look_at(lm: LM, edit: Edit, mixer: Mixer, heads: list[int], last: list[int],
         return z
 
     edit.hook(mixer.module.register_forward_pre_hook, before, with_kwargs=True)
+    mixer.hook_z(edit, change)
+
+
+def go_on(
+    lm: LM,
+    edit: Edit,
+    mixer: Mixer,
+    ours: list[int],
+    to: list[int],
+    read: list[torch.Tensor],
+    cache: str,
+) -> None:
+    """While `edit` is in force, these heads of a mixer go on, behind position to[example], from what they
+    kept of another text, whose input of the mixer is read[example], [pos, d_model].
+    """
+    module, current = mixer.module, []
+    some = list(range(mixer.n_heads)) if norm_ties_heads(module) else ours
+
+    def before(module, args, kwargs):
+        current[:] = [mixer_input(args, kwargs)]
+
+    def change(z):
+        z = z.clone()
+        for row, index in enumerate(lm.running.indices):
+            if index < 0:
+                continue
+            own, rest = current[0][row].split([to[index] + 1, z.shape[1] - to[index] - 1])
+            used = {name: read[index] if cache in (name, "both") else own for name in ("state", "conv")}
+            y = z.new_zeros(len(rest), mixer.n_heads, mixer.d_head, dtype=torch.float32)
+            y[:, some] = go_on_from(module, rest, own, own, some)
+            y[:, ours] = go_on_from(module, rest, used["state"], used["conv"], ours)
+            new = gated(module, rest, y.flatten(1)).unflatten(-1, (mixer.n_heads, -1)).to(z)
+            z[row, to[index] + 1 :].unflatten(-1, (mixer.n_heads, -1))[:, some] = new[:, some]
+        return z
+
+    edit.hook(module.register_forward_pre_hook, before, with_kwargs=True)
     mixer.hook_z(edit, change)
 
 

@@ -7,8 +7,14 @@ An SSM is written as a recurrence over a state h, but its output is linear in th
 Unrolled, y = M x + D x with M[t, s] = C[t] . (exp(A * (dt[s+1] + ... + dt[t])) * B[s]) * dt[s] for s <= t,
 a causal matrix that depends on the prompt, as attention's does. Its rows need not sum to 1 nor be positive.
 In Mamba-2 (arXiv 2405.21060, where this form is L ∘ (C Bᵀ)) A is one number for each head. In Mamba-1 it is
-one for each channel and state, so every channel has a matrix of its own. The values x have been through the
-short convolution.
+one for each channel and state, so every channel has a matrix of its own.
+
+M is not all that mixes positions. A short convolution comes before it, so that x, B, C (and in Mamba-1 dt)
+already hold something of the tokens just before; a gate comes after it:
+
+    hidden ──in_proj──► inputs ──convolution──► x, B, C ──scan──► y = M x + D x ──gate, norm──► z
+
+`ablate_conv` switches the convolution's past taps off.
 
 The operands are computed from a mixer's parameters and its input. They can't be hooked inside the mixer:
 Hugging Face calls the convolution and the scan as functions, which no hook sees and which CUDA kernels may
@@ -17,12 +23,15 @@ replace.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from ga_utils.models.lm import LM
 
 BLOCK = 256  # rows of a matrix that are made at a time
 
@@ -75,6 +84,29 @@ class Scan:
                 M[i, start - first : stop - first, :stop] = weights.tril_(start)
         return M
 
+    def state(self, heads: Sequence[int]) -> torch.Tensor:
+        """The state after the last position, [len(heads), d_head, d_state]; empty before the first."""
+        heads = list(heads)
+        total = self.dt[:, heads].cpu().double().cumsum(0)
+        A = self.A[heads].reshape(len(heads), -1).cpu().double()  # [head, 1 or d_state]
+        left = (A * (total[-1] - total).unsqueeze(-1)).exp().to(self.x)  # [pos, head, 1 or d_state]
+        B = self.B[:, [self.group(head) for head in heads]] * self.scale[:, heads, None]
+        return torch.einsum("thn,thd->hdn", B * left, self.x[:, heads])
+
+    def resumed(self, heads: Sequence[int], state: torch.Tensor) -> torch.Tensor:
+        """y = C h + D x, [pos, len(heads), d_head], from a state h before the first position on: the
+        recurrence itself."""
+        heads = list(heads)
+        x, A, h = self.x[:, heads], self.A[heads].reshape(len(heads), 1, -1), state.to(self.x)
+        B, C = (part[:, [self.group(head) for head in heads]].unsqueeze(2) for part in (self.B, self.C))
+        B = B * self.scale[:, heads, None, None]  # [pos, head, 1, d_state]
+        decay = (self.dt[:, heads, None, None] * A).exp()  # [pos, head, 1, 1 or d_state]
+        y = []
+        for t in range(len(x)):
+            h = decay[t] * h + B[t] * x[t].unsqueeze(-1)
+            y.append((C[t] * h).sum(-1) + self.D[heads, None] * x[t])
+        return torch.stack(y) if y else x
+
 
 def _weights(C: torch.Tensor, B: torch.Tensor, elapsed: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     """sum_n C[t, n] exp(A[n] elapsed[t, s]) B[s, n]: [query, key]."""
@@ -87,13 +119,88 @@ def _weights(C: torch.Tensor, B: torch.Tensor, elapsed: torch.Tensor, A: torch.T
 
 
 @torch.no_grad()
-def scan_of(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
-    """The operands of a mixer's scan on its input, hidden [pos, d_model], starting from an empty state."""
+def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None = None) -> Scan:
+    """The operands of a mixer's scan on its input, hidden [pos, d_model].
+
+    before: the convolution's inputs before the first position, [taps - 1, channel], as `conv_inputs` gives
+        them; None at the beginning of a text, where they are zero.
+    """
+    inputs = conv_inputs(mixer, hidden)
+    if before is None:
+        before = inputs.new_zeros(mixer.conv1d.weight.shape[-1] - 1, inputs.shape[1])
+    convolved = _convolved(mixer, torch.cat([before, inputs]))
     if hasattr(mixer, "x_proj"):
-        return _mamba1(mixer, hidden)
+        return _mamba1(mixer, convolved)
     if hasattr(mixer, "z_bias"):
-        return _llamba(mixer, hidden)
-    return _mamba2(mixer, hidden)
+        return _llamba(mixer, hidden, convolved)
+    return _mamba2(mixer, hidden, convolved)
+
+
+@torch.no_grad()
+def conv_inputs(mixer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """What the short convolution reads, [pos, channel], for a mixer's input [pos, d_model]: what becomes x,
+    and in Mamba-2 and Llamba also what becomes B and C.
+    """
+    if hasattr(mixer, "x_proj"):
+        return mixer.in_proj(hidden).chunk(2, dim=-1)[0]
+    if hasattr(mixer, "z_bias"):
+        return mixer.in_proj(hidden)[:, : len(mixer.conv1d.weight)]
+    return _projected(mixer, hidden)[:, mixer.out_proj.in_features :][:, : len(mixer.conv1d.weight)]
+
+
+def mixer_input(args: tuple, kwargs: dict) -> torch.Tensor:
+    """What a mixer was called with, [batch, pos, d_model], for hooks."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def norm_ties_heads(mixer: nn.Module) -> bool:
+    """Does z of one head depend on the others, through the norm behind the gate?"""
+    mamba2 = not hasattr(mixer, "x_proj") and not hasattr(mixer, "z_bias")
+    return mamba2 and getattr(mixer, "mamba_rms_norm", True)
+
+
+def go_on_from(
+    mixer: nn.Module,
+    rest: torch.Tensor,
+    for_state: torch.Tensor,
+    for_conv: torch.Tensor,
+    heads: Sequence[int],
+) -> torch.Tensor:
+    """y of some heads on `rest`, after the state of one text and the convolution's inputs of another.
+
+    All texts are inputs of the mixer, [pos, d_model].
+    """
+    inputs, taps = conv_inputs(mixer, for_conv), mixer.conv1d.weight.shape[-1]
+    before = F.pad(inputs, (0, 0, taps - 1, 0))[len(inputs) :]
+    return scan_of(mixer, rest, before).resumed(heads, scan_of(mixer, for_state).state(heads))
+
+
+@contextmanager
+def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
+    """The short convolution keeps its last tap, the one on the present token, with its bias and activation.
+
+    The past taps are zero, so whatever still moves from token to token moves through the scan (or through
+    attention). A convolution of one tap stays as it is.
+
+    Args:
+        layers: of which layers; by default of all that have a convolution.
+
+    Raises:
+        ValueError: the model, or a layer named, has no short convolution.
+    """
+    found = {mixer.layer: mixer.module.conv1d for mixer in lm.mixers if hasattr(mixer.module, "conv1d")}
+    layers = sorted(found) if layers is None else sorted(set(layers))
+    without = [layer for layer in layers if layer not in found]
+    if without or not layers:
+        has = f"layers {', '.join(map(str, found))} have one" if found else "it has none at all"
+        which = f"layer {without[0]} of {lm.name}" if without else lm.name
+        raise ValueError(f"{which} has no short convolution: {has}")
+    with lm.edited(f"convolution off: layers {', '.join(map(str, layers))}") as edit:
+        for layer in layers:
+            weight = found[layer].weight.detach().clone()
+            weight[..., :-1] = 0
+            edit.swap(found[layer], "weight", nn.Parameter(weight, requires_grad=False))
+        yield lm
 
 
 @torch.no_grad()
@@ -122,10 +229,9 @@ def _projected(mixer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     return projected * mixer.mup_vector[0] if hasattr(mixer, "mup_vector") else projected
 
 
-def _mamba1(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
+def _mamba1(mixer: nn.Module, convolved: torch.Tensor) -> Scan:
     """Mamba; FalconMamba, which normalises B, C and dt; Jamba, which does so with learned weights."""
-    x = mixer.in_proj(hidden).chunk(2, dim=-1)[0]
-    x = mixer.act(_convolved(mixer, x))
+    x = mixer.act(convolved)
     n_state, rank = mixer.ssm_state_size, mixer.time_step_rank
     dt, B, C = mixer.x_proj(x).split([rank, n_state, n_state], dim=-1)
     if hasattr(mixer, "dt_layernorm"):
@@ -136,13 +242,12 @@ def _mamba1(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
     return Scan(x.unsqueeze(-1), B.unsqueeze(1), C.unsqueeze(1), dt, A, _wide(mixer.D), dt)
 
 
-def _mamba2(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
+def _mamba2(mixer: nn.Module, hidden: torch.Tensor, convolved: torch.Tensor) -> Scan:
     """Mamba2, Zamba2, Bamba, NemotronH, GraniteMoeHybrid; FalconH1, which has multipliers besides."""
-    projected = _projected(mixer, hidden)
     n_heads, inner = mixer.D.numel(), mixer.out_proj.in_features
     width = mixer.n_groups * mixer.ssm_state_size
-    xBC, dt = projected[:, inner : 2 * inner + 2 * width], projected[:, 2 * inner + 2 * width :]
-    x, B, C = mixer.act(_convolved(mixer, xBC)).split([inner, width, width], dim=-1)
+    dt = _projected(mixer, hidden)[:, 2 * inner + 2 * width :]
+    x, B, C = mixer.act(convolved).split([inner, width, width], dim=-1)
     low, high = mixer.time_step_limit
     dt = F.softplus(_wide(dt) + _wide(mixer.dt_bias)).clamp(low, high)
     x, B, C = (
@@ -152,19 +257,22 @@ def _mamba2(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
     return Scan(x, B, C, dt, -torch.exp(_wide(mixer.A_log)), _wide(mixer.D), dt)
 
 
-def _llamba(mixer: nn.Module, hidden: torch.Tensor) -> Scan:
+def _llamba(mixer: nn.Module, hidden: torch.Tensor, convolved: torch.Tensor) -> Scan:
     """Llamba's discrete Mamba-2: the decay comes from the projection alone, and no step size scales x."""
-    x, B, C, _, dt = mixer.operands(hidden[None])
-    x, B, C, dt = (_wide(part[0]) for part in (x, B, C, dt))
+    heads, width = mixer.n_qk_heads, mixer.n_qk_heads * mixer.d_state
+    x, B, C = convolved.split([mixer.d_inner, width, width], dim=-1)
+    x, B, C = (
+        _wide(part).unflatten(-1, (n, -1)) for part, n in ((x, mixer.n_v_heads), (B, heads), (C, heads))
+    )
+    dt = _wide(mixer.in_proj(hidden)[:, -mixer.n_v_heads :])
     minus_one = -torch.ones_like(dt[0])
     return Scan(x, B, C, F.softplus(dt), minus_one, _wide(mixer.D), torch.ones_like(dt))
 
 
-def _convolved(mixer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """x [pos, channel] after the mixer's short causal convolution over positions, [pos, channel]."""
+def _convolved(mixer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Inputs [taps - 1 + pos, channel] after the mixer's short causal convolution, [pos, channel]."""
     weight, bias = mixer.conv1d.weight, mixer.conv1d.bias
-    padded = F.pad(x.T, (weight.shape[-1] - 1, 0))
-    return F.conv1d(padded[None], weight, bias, groups=len(weight))[0].T
+    return F.conv1d(inputs.T[None], weight, bias, groups=len(weight))[0].T
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

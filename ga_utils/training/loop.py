@@ -116,22 +116,27 @@ def train(
     stream: str,
     writer: Writer,
     loss: Loss = answer_loss,
+    cooldown: int | None = None,
 ) -> None:
-    """Train through the stages: warm-up over 100 steps, linear decay over the last 35 %.
+    """Train through the stages: warm-up over 100 steps, a constant rate, linear decay over the last steps.
 
     Args:
+        cooldown: steps of that decay; 35 % of all by default, 0 for none.
         stream: name of the random stream; step s draws its text from f"{stream}-{s}".
         loss: called with the model, a batch and the step; returns the loss and numbers for the progress bar.
     """
     state.resume()
     total = sum(stage.steps for stage in stages)
+    cooldown = 0.35 * total if cooldown is None else cooldown
     schedule = [stage for stage in stages for _ in range(stage.steps)]
     smooth: dict[str, float] = {}
     state.model.train()
     bar = tqdm(total=total, initial=state.step, unit="step", desc=stream)
     while state.step < total:
         step = state.step
-        rate = lr * min(1.0, (step + 1) / 100, (total - step) / (0.35 * total) + 0.02)
+        rate = lr * min(1.0, (step + 1) / 100)
+        if cooldown:
+            rate = min(rate, lr * ((total - step) / cooldown + 0.02))
         for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         data = batch(writer.rows(random.Random(f"{stream}-{step}"), schedule[step]), writer)

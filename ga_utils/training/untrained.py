@@ -39,14 +39,17 @@ def new_llama(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM
     return model
 
 
-def new_mamba2(tokenizer: PreTrainedTokenizerBase, seed: int, d_state: int = 8) -> Mamba2ForCausalLM:
-    """4 layers of 4 heads that share B and C; 0.52 M parameters."""
+def new_mamba2(
+    tokenizer: PreTrainedTokenizerBase, seed: int, d_state: int = 8, taps: int = 4
+) -> Mamba2ForCausalLM:
+    """4 layers of 4 heads that share B and C; 0.52 M parameters. taps: of the short convolution."""
     config = Mamba2Config(
         num_hidden_layers=4,
         hidden_size=128,
         num_heads=4,
         head_dim=64,
         state_size=d_state,
+        conv_kernel=taps,
         n_groups=1,
         chunk_size=64,
         **_vocabulary(tokenizer),
