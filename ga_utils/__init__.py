@@ -52,6 +52,7 @@ from ga_utils.heads import Head, ablate, alive_heads, keep_only, mask_last_row, 
 from ga_utils.hybrid import replace_head, replace_layer
 from ga_utils.models.kernels import install_kernels
 from ga_utils.models.lm import LM, Mixer, load_model, reset, wrap
+from ga_utils.models.loading import runs
 from ga_utils.patch import patch, patch_state, read_state, steer
 from ga_utils.roles import Roles, find_roles
 from ga_utils.scoring import Score, evaluate
@@ -110,6 +111,7 @@ __all__ = [
     "replace_head",
     "replace_layer",
     "reset",
+    "runs",
     "scan",
     "segments",
     "shares",

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -30,6 +32,29 @@ def data_dir() -> Path:
     package = Path(__file__).parents[1]
     inside = package / "data"
     return inside if inside.is_dir() else package.parent / "data"
+
+
+def runs(name: str) -> pd.DataFrame:
+    """What a grid of trainings measured, from `data/runs/NAME.csv`; data/README.md says how each was made.
+
+    In tables of answers, columns of tasks hold for each run a bool array [n], question by question.
+
+    Raises:
+        ValueError: there is no such table (lists those there are).
+    """
+    file = data_dir() / "runs" / f"{name}.csv"
+    if not file.is_file():
+        known = sorted(other.stem for other in file.parent.glob("*.csv"))
+        raise ValueError(f"no table {name!r} in data/runs: there are {', '.join(known) or 'none'}")
+    if not name.endswith("_answers"):
+        return pd.read_csv(file)
+    table = pd.read_csv(file, dtype=str)
+    for column in table:
+        answers = table[column].str.len().min() > 20  # "0110...", a digit a question
+        table[column] = (
+            [np.array(list(text)) == "1" for text in table[column]] if answers else table[column].astype(int)
+        )
+    return table
 
 
 def read_model(

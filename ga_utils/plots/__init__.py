@@ -4,7 +4,7 @@ The colours are Okabe and Ito's, which colour-blind readers can tell apart. No f
 lines also differ in their markers, grouped bars in their hatches, and small tables show their numbers.
 """
 
-from ga_utils.plots.accuracies import bars, curves, grouped_bars, guess, means
+from ga_utils.plots.accuracies import bands, bars, curves, grouped_bars, guess, means
 from ga_utils.plots.heads import effects, head_sweep, head_table, layer_sweep, pattern, picks, two_sweeps
 from ga_utils.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 
@@ -16,6 +16,7 @@ __all__ = [
     "PINK",
     "RED",
     "SKY",
+    "bands",
     "bars",
     "curves",
     "effects",

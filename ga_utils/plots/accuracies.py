@@ -53,6 +53,39 @@ def curves(
     return ax
 
 
+def bands(
+    x: Iterable[float],
+    runs: Mapping[str, Iterable[Iterable[float]]],
+    xlabel: str,
+    chance: Iterable[float] | float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy over x of several runs for each label: a line through their mean, a band from worst to best.
+
+    `runs` is {label: [run, x]}; `chance` as in `curves`.
+    Raises a ValueError if there is nothing to draw, or if a label's numbers are not [run, x].
+    """
+    x, ax = list(x), axes(ax, 6, 3.5)
+    for i, (label, accuracies) in enumerate(not_empty(runs).items()):
+        of = np.array([list(run) for run in accuracies], dtype=float)
+        if of.ndim != 2 or of.shape[1] != len(x):
+            raise ValueError(
+                f"{label!r} has numbers {of.shape}: expected [run, {len(x)} places on the x axis]"
+            )
+        colour = CYCLE[i % 6]
+        ax.fill_between(x, of.min(0), of.max(0), color=colour, alpha=0.2, lw=0)
+        ax.plot(
+            x, of.mean(0), color=colour, marker=MARKERS[i % 6], label=f"{label} ({len(of)})", clip_on=False
+        )
+    if chance is not None:
+        guessing = list(chance) if isinstance(chance, Iterable) else chance
+        ax.plot(x, np.broadcast_to(guessing, len(x)), "--", color=GREY, label="chance", zorder=0)
+    ax.set(xlabel=xlabel, xticks=x)
+    tidy(ax, percent=True)
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), title="runs in brackets")
+    return ax
+
+
 def means(groups: Mapping[str, Iterable[float]], ylabel: str, ax: Axes | None = None) -> Axes:
     """The mean of each group with its 95 % interval (normal approximation), over its values as faint dots.
 
