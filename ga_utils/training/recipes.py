@@ -94,14 +94,13 @@ def duplicates(lm: LM, seed: int) -> list[Head]:
     return [h for h in dict.fromkeys((*gathering, *aggregating)) if h not in kept]
 
 
-def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
+def tiny_llamba(seed: int, out: Path, d_state: int = 4, taps: int = 4, steps: int = 1000) -> None:
     """Distilled from the tiny-llama next to `out`: `out`-unaligned after layer-by-layer training, `out` after
-    training
-    end to end."""
+    so many steps of training end to end."""
     source = out.with_name("tiny-llama")
     tokenizer, teacher = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
     torch.manual_seed(seed)
-    student, folder = from_llama(teacher, d_state), RUNS / f"{out.name}-{seed}"
+    student, folder = from_llama(teacher, d_state, taps), RUNS / f"{out.name}-{seed}"
     for name, p in student.named_parameters():
         p.requires_grad = ".mixer." in name
     alignment = Alignment(teacher, student)
@@ -111,7 +110,7 @@ def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
     save(student, tokenizer, out.with_name(f"{out.name}-unaligned"))
     student.requires_grad_(True)
     state = TrainingState(student, optimizers(student, 1e-3), folder / "end-to-end")
-    loss, stage = prediction_loss(teacher), replace(DISTIL, steps=1000)
+    loss, stage = prediction_loss(teacher), replace(DISTIL, steps=steps)
     train(state, [stage], 1e-3, f"end-to-end-{seed}", Writer(tokenizer), loss)
     save(student, tokenizer, out)
 
