@@ -1,5 +1,6 @@
 """Grids of trainings: when a run stops, that a killed one resumes, and what the shipped tables hold."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import numpy as np
@@ -99,24 +100,51 @@ def test_a_killed_run_ends_with_the_same_weights_and_tables(small, tmp_path, at)
     small.setattr(grid_runs, "train", lambda *args, **how: trained(*args, **how, loss=kill))
     with pytest.raises(Killed):
         run.work()
-    assert not run.done()
+    assert run.table("_answers") is None
     small.setattr(grid_runs, "train", trained)
     run.work()
-    assert run.done()
     pd.testing.assert_frame_equal(run.table(), whole[0])
     pd.testing.assert_frame_equal(run.table("_answers"), whole[1])
     assert (run.folder / "model" / "model.safetensors").read_bytes() == whole[2]
 
 
-def test_a_grid_collects_finished_and_unfinished_runs(small):
+def test_a_grid_collects_finished_and_unfinished_runs(small, tmp_path):
     small.setattr(grid, "GRIDS", {"some": [Tiny(4, 2, 7), Tiny(4, 2, 8), Tiny(4, 2, 9)]})
     grid.work_off(Tiny(4, 2, 7))
     Tiny(4, 2, 8).write([{"steps": 5, "KV 4": 0.1}])
-    tables = grid.collected("some")
+    tables = grid.collected("some", tmp_path)
     assert tables[""].seed.tolist() == [7, 7, 7, 7, 8]
     assert tables["_answers"].seed.tolist() == [7]
     assert set(tables["_answers"]["KV 2"].str.len()) == {3}
     assert (Tiny(4, 2, 7).folder / "log.txt").read_text()  # the progress bar
+
+
+class Noted(Tiny):
+    """A training that only notes that it took place."""
+
+    trained = []
+
+    def work(self):
+        self.trained.append(self.seed)
+        self.write([{"steps": 2}])
+        self.write([{"steps": 2, "KV 4": "01"}], "_answers")
+
+
+def test_a_run_that_is_in_the_table_is_not_trained_again(small, tmp_path):
+    """Only the tables travel with the repository: the folders of the runs need not be there."""
+    small.setattr(grid, "GRIDS", {"some": [Noted(4, 2, seed) for seed in (7, 8, 9)]})
+    small.setattr(grid, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(1))
+    small.setattr("sys.argv", ["grid", "some", "--out", str(tmp_path)])
+    begun = pd.DataFrame({"d_state": 4, "taps": 2, "seed": [8, 9], "steps": [1, 1]})
+    begun.to_csv(tmp_path / "some.csv", index=False)  # of these two, only 8 was finished
+    done = begun[:1].assign(**{"KV 4": "11"})
+    done.to_csv(tmp_path / "some_answers.csv", index=False)
+    Noted.trained.clear()
+    grid.main()
+    assert sorted(Noted.trained) == [7, 9]
+    table = pd.read_csv(tmp_path / "some_answers.csv", dtype=str)
+    assert table[["seed", "KV 4"]].values.tolist() == [["7", "01"], ["8", "11"], ["9", "01"]]
+    assert pd.read_csv(tmp_path / "some.csv")[["seed", "steps"]].values.tolist() == [[7, 2], [8, 1], [9, 2]]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 One run says little: another seed may learn faster, or longer, or in another way. So what the course says
 about training rests on these grids. `data/runs/NAME.csv` holds all that they measured, failures included; for
 `ssm_grid` and `ssm_conv` also `NAME_answers.csv`, the finished models' right and wrong answers, question by
-question, for paired tests.
+question, for paired tests. A run that is in the table is not trained again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -41,14 +42,29 @@ def work_off(run: Run) -> Run:
     return run
 
 
-def collected(name: str) -> dict[str, pd.DataFrame]:
-    """What a grid's runs have measured so far, by the ending of the table's name."""
-    tables = {ending: [run.table(ending) for run in GRIDS[name]] for ending in ("", "_answers")}
-    return {
-        ending: pd.concat([table for table in some if table is not None], ignore_index=True)
-        for ending, some in tables.items()
-        if any(table is not None for table in some)
-    }
+def settings(table: pd.DataFrame, run: Run) -> pd.Series:
+    """Which rows of a table are of this run."""
+    rows = pd.Series(True, index=table.index)
+    for name, value in asdict(run).items():
+        rows &= table[name].astype(str) == str(value)
+    return rows
+
+
+def collected(name: str, folder: Path) -> dict[str, pd.DataFrame]:
+    """All that a grid has measured, by the ending of the table's name: now, or before, in `folder`."""
+    found = {}
+    for ending in ("", "_answers"):
+        file, parts = folder / f"{name}{ending}.csv", []
+        before = pd.read_csv(file, dtype=str) if file.is_file() else None
+        for run in GRIDS[name]:
+            table = run.table(ending)
+            if table is None and before is not None:
+                table = before[settings(before, run)]
+            if table is not None and len(table):
+                parts.append(table)
+        if parts:
+            found[ending] = pd.concat(parts, ignore_index=True)
+    return found
 
 
 def main() -> None:
@@ -59,15 +75,17 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     runs, spawn = GRIDS[args.grid], multiprocessing.get_context("spawn")
-    left = [run for run in runs if not run.done()]
+    tables = collected(args.grid, args.out)
+    finished = tables.get(runs[0].result, pd.DataFrame(columns=list(asdict(runs[0]))))
+    left = [run for run in runs if not settings(finished, run).any()]
     with (
         ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool,
         tqdm(total=len(runs), initial=len(runs) - len(left), unit="model", desc=args.grid) as bar,
     ):
-        for finished in as_completed([pool.submit(work_off, run) for run in left]):
-            bar.set_postfix_str(f"last: {finished.result()}")
+        for future in as_completed([pool.submit(work_off, run) for run in left]):
+            bar.set_postfix_str(f"last: {future.result()}")
             bar.update()
-            for ending, table in collected(args.grid).items():
+            for ending, table in collected(args.grid, args.out).items():
                 table.to_csv(args.out / f"{args.grid}{ending}.csv", index=False)
 
 

@@ -94,9 +94,7 @@ def duplicates(lm: LM, seed: int) -> list[Head]:
     return [h for h in dict.fromkeys((*gathering, *aggregating)) if h not in kept]
 
 
-def tiny_llamba(
-    seed: int, out: Path, taps: int = 4, steps: int = 1000, save_unaligned: bool = True
-) -> None:
+def tiny_llamba(seed: int, out: Path, taps: int = 4, steps: int = 1000, save_unaligned: bool = True) -> None:
     """Distilled from the tiny-llama next to `out`: `out`-unaligned after layer-by-layer training, `out` after
     so many steps of training end to end. taps: of the short convolution; one tap is none."""
     source = out.with_name("tiny-llama")
