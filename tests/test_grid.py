@@ -27,22 +27,22 @@ def curve(*means):
     [
         ((), True),
         ((0.5,), True),
-        ((0.5, 0.5, 0.5), True),  # too few to say
-        ((0.5, 0.5, 0.5, 0.5), False),
-        ((0.5, 0.4, 0.4, 0.505), False),  # by less than a point
-        ((0.5, 0.4, 0.4, 0.515), True),
-        ((0.5, 0.515, 0.4, 0.4), True),  # a rise that is not too long ago
-        ((0.5, 0.6, 0.4, 0.4, 0.4), False),
-        ((0.5, 0.6, 0.4, 0.65, 0.4), True),
-        ((0.7, 0.6, 0.5, 0.4), False),
+        ((0.5,) * 5, True),  # too few to say
+        ((0.5,) * 6, False),
+        ((0.5, 0.4, 0.4, 0.4, 0.4, 0.505), False),  # by less than a point
+        ((0.5, 0.4, 0.4, 0.4, 0.4, 0.515), True),
+        ((0.5, 0.515, 0.4, 0.4, 0.4, 0.4), True),  # a rise that is not too long ago
+        ((0.5, 0.6, 0.4, 0.4, 0.4, 0.4, 0.4), False),
+        ((0.5, 0.6, 0.4, 0.65, 0.4, 0.4, 0.4), True),
+        ((0.7, 0.6, 0.5, 0.4, 0.3, 0.2), False),
     ],
 )
-def test_a_run_stops_when_none_of_three_measurements_has_won_a_point(means, rising):
+def test_a_run_stops_when_none_of_five_measurements_has_won_a_point(means, rising):
     assert Mamba2(8, 4, 1).still_rising(curve(*means)) is rising
 
 
 def test_letters_do_not_decide_when_to_stop():
-    rows = curve(0.5, 0.5, 0.5, 0.5)
+    rows = curve(*[0.5] * 6)
     rows[-1]["mmlu"] = 100.0
     assert not Mamba2(8, 4, 1).still_rising(rows)
 
@@ -50,7 +50,7 @@ def test_letters_do_not_decide_when_to_stop():
 class Tiny(Mamba2):
     """The same in a few steps: a rule that is satisfied after four measurements, of two steps each."""
 
-    EVERY, LIMIT, COOLDOWN = 2, 20, 3
+    EVERY, PATIENCE, LIMIT, COOLDOWN = 2, 3, 20, 3
 
     def stages(self, steps):
         stage = {"length": 48, "rows": 2}

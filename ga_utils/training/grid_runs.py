@@ -77,7 +77,7 @@ class Mamba2(Run):
     LR: ClassVar[float] = 3e-3
     ROWS: ClassVar[int] = 10  # half of the usual batch: a grid has many runs
     EVERY: ClassVar[int] = 300
-    PATIENCE: ClassVar[int] = 3
+    PATIENCE: ClassVar[int] = 5
     GAIN: ClassVar[float] = 0.01
     LIMIT: ClassVar[int] = 5000
     COOLDOWN: ClassVar[int] = 600
