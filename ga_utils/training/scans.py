@@ -3,6 +3,14 @@ says so).
 
 Hugging Face's fallback for Mamba-1 is a Python loop over all positions, and for Mamba-2 a chain of large
 einsums. Both are module-level functions of the modelling files, which is where `fast_scans` puts these.
+
+Mamba-1's backward pass is written by hand. With g_t the gradient of the state h_t [d_state, channel],
+
+    h_t = a_t h_{t-1} + (dt_t x_t) B_t        a_t = exp(dt_t A)        y_t = C_t h_t
+    g_t = C_t dy_t + a_{t+1} g_{t+1}
+
+what has to go position by position is a product and a sum. All the rest is done for BLOCK positions at once:
+enough to hide Python's overhead, few enough for the processor's cache.
 """
 
 from __future__ import annotations
@@ -17,7 +25,7 @@ import torch.nn.functional as F
 
 from ga_utils.models.llamba import ssd
 
-CHUNK = 16  # of the Mamba-1 scan: Python loops over 16 positions and over length / 16 chunks
+BLOCK = 8
 
 
 def mamba2_chunk_scan(
@@ -43,45 +51,95 @@ def mamba2_chunk_scan(
     return y + D.float().unsqueeze(-1) * x
 
 
-def mamba_selective_scan(
-    hidden_states, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, **unused
+def mamba_inner_fn(
+    xz,
+    conv_weight,
+    conv_bias,
+    x_proj,
+    dt_proj,
+    out_proj,
+    out_bias,
+    A,
+    input_dependent_B,
+    input_dependent_C,
+    D,
+    delta_bias,
+    b_c_dt_rms_eps,
+    **unused,
 ):
-    """Mamba-1: hidden_states, dt and z [batch, channel, pos], A [channel, d_state], B and C [batch, d_state,
-    pos]."""
-    length, padding = hidden_states.shape[-1], -hidden_states.shape[-1] % CHUNK
-    dt = F.softplus(dt.float() + delta_bias.unsqueeze(-1)) if delta_softplus else dt.float()
-    # [pos in chunk, batch, chunk, channel or d_state]; at padding the state neither decays nor grows
-    x, step, B, C = (
-        F.pad(part.float(), (0, padding)).unflatten(-1, (-1, CHUNK)).permute(3, 0, 2, 1)
-        for part in (hidden_states, dt, B, C)
+    """FalconMamba's mixer without its first projection: xz [batch, 2 * channel, pos], A [channel, d_state].
+
+    Channels are kept last, because products are fastest along the last dimension.
+    """
+    x, z = _wide(xz).transpose(1, 2).chunk(2, dim=-1)  # [batch, pos, channel]
+    taps, length = conv_weight.shape[-1], x.shape[1]
+    padded = F.pad(x, (0, 0, taps - 1, 0))
+    x = F.silu(sum((padded[:, i : i + length] * conv_weight[:, 0, i] for i in range(taps)), conv_bias))
+    dt, B, C = (
+        part * torch.rsqrt(part.square().mean(-1, keepdim=True) + b_c_dt_rms_eps)
+        for part in _wide(F.linear(x, x_proj)).split([dt_proj.shape[1], A.shape[1], A.shape[1]], dim=-1)
     )
-    decay = torch.exp(step.unsqueeze(-1) * A)  # [pos in chunk, batch, chunk, channel, d_state]
-    added = (step * x).unsqueeze(-1) * B.unsqueeze(-2)
-    state, kept, inside = torch.zeros_like(added[0]), torch.ones_like(added[0]), []
-    for i in range(CHUNK):
-        state, kept = decay[i] * state + added[i], kept * decay[i]
-        inside.append((state, kept))
-    carried, before = torch.zeros_like(state[:, 0]), []
-    for c in range(state.shape[1]):
-        before.append(carried)
-        carried = kept[:, c] * carried + state[:, c]
-    before = torch.stack(before, 1)
-    y = torch.stack(
-        [((own + kept * before) @ C[i].unsqueeze(-1)).squeeze(-1) for i, (own, kept) in enumerate(inside)]
-    )
-    y = y.permute(1, 3, 2, 0).flatten(2)[..., :length] + D.unsqueeze(-1) * hidden_states
-    return y if z is None else y * F.silu(z)
+    dt = F.softplus(_wide(F.linear(dt, dt_proj)) + delta_bias)
+    y = SelectiveScan.apply(x, dt, A.T.contiguous(), B, C) + D * x
+    return F.linear(y * F.silu(z), out_proj, out_bias)
+
+
+class SelectiveScan(torch.autograd.Function):
+    """y from x and dt [batch, pos, channel], A [d_state, channel], B and C [batch, pos, d_state]."""
+
+    @staticmethod
+    def forward(ctx, x, dt, A, B, C):
+        (batch, length, _), added = x.shape, dt * x
+        a, h = (x.new_empty(batch, length + more, *A.shape) for more in (0, 1))
+        h[:, 0] = 0  # h[:, t + 1] is the state after position t
+        for part in _blocks(length):
+            torch.mul(dt[:, part].unsqueeze(2), A, out=a[:, part]).exp_()
+            torch.mul(added[:, part].unsqueeze(2), B[:, part].unsqueeze(3), out=h[:, 1:][:, part])
+            for t in range(part.start, part.stop):
+                h[:, t + 1].addcmul_(a[:, t], h[:, t])
+        ctx.save_for_backward(x, dt, A, B, C, h, a)
+        with torch.autocast("cpu", enabled=False):
+            return (C.unsqueeze(2) @ h[:, 1:]).squeeze(2)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, dt, A, B, C, h, a = ctx.saved_tensors
+        added, carried = dt * x, torch.zeros_like(h[:, 0])  # carried: a_{t+1} g_{t+1}
+        d_added, d_dt, d_A, d_B = (torch.zeros_like(part) for part in (x, dt, A, B))
+        for part in reversed(_blocks(x.shape[1])):
+            g = C[:, part].unsqueeze(3) * dy[:, part].unsqueeze(2)  # [batch, pos in block, d_state, channel]
+            ag = torch.empty_like(g)
+            for t in reversed(range(g.shape[1])):
+                g[:, t] += carried
+                carried = torch.mul(a[:, part][:, t], g[:, t], out=ag[:, t])
+            carried = carried.clone()
+            d_B[:, part] = (g @ added[:, part].unsqueeze(3)).squeeze(3)
+            d_added[:, part] = (B[:, part].unsqueeze(2) @ g).squeeze(2)
+            ag *= h[:, part]  # now the gradient of dt A
+            d_dt[:, part] = (ag * A).sum(2)
+            d_A += ag.mul_(dt[:, part].unsqueeze(2)).sum((0, 1))
+        d_C = (h[:, 1:] @ dy.unsqueeze(3)).squeeze(3)
+        return d_added * dt, d_dt + d_added * x, d_A, d_B, d_C
+
+
+def _blocks(length: int) -> list[slice]:
+    return [slice(start, min(length, start + BLOCK)) for start in range(0, length, BLOCK)]
+
+
+def _wide(part: torch.Tensor) -> torch.Tensor:
+    """At least float32, which autocast's products are not."""
+    return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 @contextmanager
 def fast_scans() -> Iterator[None]:
-    """While it lasts, Mamba2, Zamba2 and FalconMamba scan with the functions above; there is no cache
-    then."""
+    """While it lasts, Mamba2, Zamba2 and, in training mode, FalconMamba scan with the functions above; there
+    is no cache then."""
     with ExitStack() as patches:
         for family, scan in (
             ("mamba2", mamba2_chunk_scan),
             ("zamba2", mamba2_chunk_scan),
-            ("falcon_mamba", mamba_selective_scan),
+            ("falcon_mamba", mamba_inner_fn),
         ):
             module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
             patches.enter_context(mock.patch.object(module, scan.__name__, scan))
