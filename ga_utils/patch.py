@@ -65,8 +65,7 @@ def patch(
                 f"example {index}: {len(here)} positions to write at, but {len(there)} of its source to read"
             )
     mixers = [mixer for mixer in lm.mixers if any(head.layer == mixer.layer for head in heads)]
-    texts = {row.index: row for row in rows_of(lm, sources)}
-    recorded = record_z(lm, mixers, [texts[index] for index in range(len(sources))])
+    recorded = record_z(lm, mixers, _texts(lm, sources))
     written = {
         (mixer.layer, mixer.first): [z[there] for z, there in zip(prompts, of)]
         for mixer, prompts in zip(mixers, recorded)
@@ -150,7 +149,7 @@ def patch_state(
                 f"{min(h for h in heads if h.layer == mixer.layer)} is a head of attention: it keeps no state"
             )
     to, of = ([_only_one(lm, example, at) for example in some] for some in (examples, sources))
-    kept = record(lm, mixers, _prompts(lm, sources), _watch_input)  # a mixer, a source: [pos, d_model]
+    kept = record(lm, mixers, _texts(lm, sources), _watch_input)  # a mixer, a source: [pos, d_model]
     with lm.edited(f"going on from another {cache}: {', '.join(map(str, heads))}") as edit:
         edit.varies_from = dict(zip(examples, to)).get
         for mixer, inputs in zip(mixers, kept):
@@ -163,23 +162,28 @@ def patch_state(
 def read_state(lm: LM, examples: Iterable[Example], layer: int, at: Where = "last") -> torch.Tensor:
     """What an SSM layer keeps of each prompt after a position: states [n, n_heads, d_head, d_state], float32.
 
+    A float64 model's stay float64.
+
     Raises:
-        ValueError: the layer has no SSM; not exactly one position in a prompt.
+        ValueError: no examples; the layer has no SSM; not exactly one position in a prompt.
     """
     examples = list(examples)
+    if not examples:
+        raise ValueError("no examples to read the state of: the list is empty")
     mixers = [mixer for mixer in lm.mixers if mixer.layer == layer and mixer.kind != "attention"]
     if not mixers:
         having = sorted({mixer.layer for mixer in lm.mixers if mixer.kind != "attention"})
         raise ValueError(f"layer {layer} of {lm.name} keeps no state: layers with an SSM are {having}")
-    read = record(lm, mixers, _prompts(lm, examples), _watch_input)[0]
+    read = record(lm, mixers, _texts(lm, examples), _watch_input)[0]
     places = [_only_one(lm, example, at) for example in examples]
     scans = (scan_of(mixers[0].module, hidden[: place + 1]) for hidden, place in zip(read, places))
     return torch.stack([scan.state(range(mixers[0].n_heads)) for scan in scans])
 
 
-def _prompts(lm: LM, examples: list[Example]) -> list[Row]:
-    tokens = lm.tokenize([example.prompt for example in examples])
-    return [Row(index, example, ids, []) for index, (example, ids) in enumerate(zip(examples, tokens))]
+def _texts(lm: LM, examples: list[Example]) -> list[Row]:
+    """One text of each example, its prompt and a choice: "last" may lie behind the prompt."""
+    texts = {row.index: row for row in rows_of(lm, examples)}
+    return [texts[index] for index in range(len(examples))]
 
 
 def _watch_input(edit: Edit, mixer: Mixer, keep: Callable) -> None:

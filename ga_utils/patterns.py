@@ -183,7 +183,7 @@ def look_at(lm: LM, edit: Edit, mixer: Mixer, heads: list[int], last: list[int],
         return z
 
     edit.hook(mixer.module.register_forward_pre_hook, before, with_kwargs=True)
-    mixer.hook_z(edit, change)
+    mixer.hook_z(edit, change, first=True)  # z is made anew: heads that are disabled must stay so
 
 
 def go_on(
@@ -207,11 +207,12 @@ def go_on(
     def change(z):
         z = z.clone()
         for row, index in enumerate(lm.running.indices):
-            if index < 0:
+            if index < 0 or to[index] + 1 == z.shape[1]:  # nothing comes behind
                 continue
             own, rest = current[0][row].split([to[index] + 1, z.shape[1] - to[index] - 1])
             used = {name: read[index] if cache in (name, "both") else own for name in ("state", "conv")}
-            y = z.new_zeros(len(rest), mixer.n_heads, mixer.d_head, dtype=torch.float32)
+            wide = torch.promote_types(z.dtype, torch.float32)
+            y = z.new_zeros(len(rest), mixer.n_heads, mixer.d_head, dtype=wide)
             y[:, some] = go_on_from(module, rest, own, own, some)
             y[:, ours] = go_on_from(module, rest, used["state"], used["conv"], ours)
             new = gated(module, rest, y.flatten(1)).unflatten(-1, (mixer.n_heads, -1)).to(z)
@@ -219,7 +220,7 @@ def go_on(
         return z
 
     edit.hook(module.register_forward_pre_hook, before, with_kwargs=True)
-    mixer.hook_z(edit, change)
+    mixer.hook_z(edit, change, first=True)  # as in `look_at`
 
 
 def _only(lm: LM, heads: list[int], last: list[int], to: list[list[int]]):

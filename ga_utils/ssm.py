@@ -191,6 +191,8 @@ def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
     found = {mixer.layer: mixer.module.conv1d for mixer in lm.mixers if hasattr(mixer.module, "conv1d")}
     layers = sorted(found) if layers is None else sorted(set(layers))
     without = [layer for layer in layers if layer not in found]
+    if found and not layers:
+        raise ValueError("no layers given: name at least one, or leave `layers` out for all")
     if without or not layers:
         has = f"layers {', '.join(map(str, found))} have one" if found else "it has none at all"
         which = f"layer {without[0]} of {lm.name}" if without else lm.name

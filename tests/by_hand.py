@@ -64,9 +64,10 @@ def some_heads(lm: ga.LM) -> list[ga.Head]:
 Change = Callable[[Spot, torch.Tensor], torch.Tensor]  # gets z [pos, n_heads * d_head], may write into it
 
 
-def build(family: str, tokenizer) -> ga.LM:
+def build(family: str, tokenizer, **changes) -> ga.LM:
     """In float64, so that different shapes of batches cost no digits; Jamba's experts have no float64."""
-    return families.build(family, tokenizer, torch.float32 if family == "jamba" else torch.float64)
+    dtype = torch.float32 if family == "jamba" else torch.float64
+    return families.build(family, tokenizer, dtype, **changes)
 
 
 def close(family: str) -> float:

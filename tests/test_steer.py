@@ -193,6 +193,21 @@ def test_an_ssm_looks_at_some_positions_as_much_as_at_all(family, tokenizer):
         assert gap(ga.evaluate(lm, examples), expected) > 10 * close(family)
 
 
+@pytest.mark.parametrize("family", ["llama", "llamba", "falcon_mamba", "mamba2"])
+def test_heads_that_are_disabled_stay_so(family, tokenizer):
+    """Against a model whose output projection lacks the other head of the same layer."""
+    lm = by_hand.build(family, tokenizer)
+    spot, examples = by_hand.spots(lm)[1], questions(lm)[:3]
+    weight = spot.linear.weight.data.clone()
+    with ga.ablate(lm, [ga.Head(1, 2)]):
+        found = ga.steer(lm, [ga.Head(1, 1)], examples, near(lm))
+    spot.linear.weight.data[:, spot.columns([ga.Head(1, 2)])] = 0
+    expected = ga.steer(lm, [ga.Head(1, 1)], examples, near(lm)).logprobs.tolist()
+    assert gap(found, expected) < close(family)
+    spot.linear.weight.data.copy_(weight)
+    assert gap(ga.steer(lm, [ga.Head(1, 1)], examples, near(lm)), expected) > 10 * close(family)
+
+
 def test_an_ssm_head_that_gives_nothing_can_not_be_steered(tokenizer):
     lm = families.build("mamba2", tokenizer)
     for parameter in (lm.mixers[1].module.conv1d.weight, lm.mixers[1].module.conv1d.bias):

@@ -102,12 +102,12 @@ class Mixer:
         written = self.out_proj.weight.any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
         return [self.first + i for i in written.nonzero()[:, 0].tolist()]
 
-    def hook_z(self, edit: Edit, change: Change) -> None:
+    def hook_z(self, edit: Edit, change: Change, first: bool = False) -> None:
         """While `edit` is in force, call `change(z)` whenever this layer's heads have run.
 
-        What it returns, if anything, replaces z. Only within this layer: Zamba2 runs one attention block at
-        several depths. Inside, a RuntimeError says so if the mixer ran without calling its `out_proj`, as it
-        does where a fused kernel computes both.
+        What it returns, if anything, replaces z; `first`: before other edits do. Only within this layer:
+        Zamba2 runs one attention block at several depths. Inside, a RuntimeError says so if the mixer ran
+        without calling its `out_proj`, as it does where a fused kernel computes both.
         """
         state = {"inside": False, "ran": False, "seen": False}
 
@@ -136,7 +136,7 @@ class Mixer:
 
         edit.hook(self.block.register_forward_pre_hook, enter)
         edit.hook(self.module.register_forward_pre_hook, runs)
-        edit.hook(self.out_proj.register_forward_pre_hook, at_z)
+        edit.hook(self.out_proj.register_forward_pre_hook, at_z, prepend=first)
         edit.hook(self.block.register_forward_hook, leave, always_call=True)
 
     @contextmanager
