@@ -40,8 +40,8 @@ def test_shipped_models_load_with_transformers_alone(name):
     assert torch.equal(model.eval()(ids).logits[0], logits(lm, PROMPT))
 
 
-def test_all_models_together_stay_under_40_mb():
-    assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) < 40e6
+def test_all_models_together_stay_under_60_mb():
+    assert sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file()) < 60e6
 
 
 def test_first_layers_equal_the_truncated_model(tiny):

@@ -57,6 +57,23 @@ def test_curves_are_the_accuracies_with_their_intervals_and_chance():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["chance", "a", "b"]
 
 
+def test_bands_are_the_mean_and_the_range_of_runs():
+    runs = {"a": [[0.5, 0.9], [0.7, 0.1]], "b": [[0.2, 0.3]]}
+    ax = ga.plots.bands([2, 8], runs, "pairs", chance=[0.5, 0.125])
+    drawn = [line.get_xydata().tolist() for line in ax.lines]
+    for expected in ([[2, 0.6], [8, 0.5]], [[2, 0.2], [8, 0.3]], [[2, 0.5], [8, 0.125]]):
+        assert any(np.allclose(line, expected) for line in drawn)
+    corners = ax.collections[0].get_paths()[0].vertices.round(6).tolist()
+    assert all(corner in corners for corner in ([2, 0.5], [2, 0.7], [8, 0.1], [8, 0.9]))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a (2)", "b (1)", "chance"]
+
+
+@pytest.mark.parametrize("runs", [{"a": [0.5, 0.9]}, {"a": [[0.5, 0.9, 0.1]]}, {"a": []}])
+def test_bands_refuse_numbers_that_are_not_one_for_each_run_and_place(runs):
+    with pytest.raises(ValueError, match=r"'a' has numbers .* expected \[run, 2 places"):
+        ga.plots.bands([2, 8], runs, "pairs")
+
+
 def test_effects_show_every_head_and_name_the_marked_ones():
     sweeps = {"letters": swept([[0.4, 0.0], [NAN, -0.02]]), "knowledge": swept([[0.0, 0.1], [0.0, 0.0]])}
     ax = ga.plots.effects(sweeps, ["L0H0", ga.Head(1, 1)])

@@ -26,6 +26,7 @@ TINY = (
     "tiny-llama-minimal",
     "tiny-llamba-unaligned",
     "tiny-llamba",
+    "tiny-llamba-onetap",
     "tiny-mamba2-d4",
     "tiny-mamba2",
     "tiny-mamba2-d16",

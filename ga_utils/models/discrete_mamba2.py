@@ -122,7 +122,7 @@ class DiscreteMamba2(nn.Module):
         before = xBC.new_zeros(len(u), width, kernel - 1) if conv_state is None else conv_state
         xBC = torch.cat([before, xBC.mT], dim=-1)
         if conv_state is not None:
-            conv_state.copy_(xBC[..., 1 - kernel :])
+            conv_state.copy_(xBC[..., xBC.shape[-1] - kernel + 1 :])
         xBC = F.conv1d(xBC, self.conv1d.weight, self.conv1d.bias, groups=width).mT
         if mask is not None:
             xBC = xBC * mask

@@ -67,7 +67,7 @@ def bands(
     """
     x, ax = list(x), axes(ax, 6, 3.5)
     for i, (label, accuracies) in enumerate(not_empty(runs).items()):
-        of = np.array([list(run) for run in accuracies], dtype=float)
+        of = np.array(list(accuracies), dtype=float)
         if of.ndim != 2 or of.shape[1] != len(x):
             raise ValueError(
                 f"{label!r} has numbers {of.shape}: expected [run, {len(x)} places on the x axis]"

@@ -22,9 +22,9 @@ from ga_utils.models.llamba import LlambaConfig, LlambaForCausalLM
 from ga_utils.training.loop import answers
 
 
-def from_llama(teacher: LlamaForCausalLM, d_state: int) -> LlambaForCausalLM:
+def from_llama(teacher: LlamaForCausalLM, d_state: int, taps: int = 4) -> LlambaForCausalLM:
     """A Llamba with the teacher's weights everywhere but in the mixers, which start from the teacher's
-    attention."""
+    attention. taps: of the short convolution."""
     c = teacher.config
     mlp = {"intermediate_size": c.intermediate_size, "bias": False, "act_fn": "silu"}
     ssm = {
@@ -32,6 +32,7 @@ def from_llama(teacher: LlamaForCausalLM, d_state: int) -> LlambaForCausalLM:
         "n_v_heads": c.num_attention_heads,
         "n_qk_heads": c.num_attention_heads,
         "chunk_size": 64,
+        "d_conv": taps,
     }
     student = LlambaForCausalLM(
         LlambaConfig(

@@ -141,6 +141,8 @@ def train(
             group["lr"] = rate
         data = batch(writer.rows(random.Random(f"{stream}-{step}"), schedule[step]), writer)
         value, shown = loss(state.model, data, step)
+        if not value.isfinite():
+            raise FloatingPointError(f"{stream}, step {step}: the loss is {value.item()}")
         value.backward()
         nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
         for optimizer in state.optimizers:

@@ -94,24 +94,24 @@ def duplicates(lm: LM, seed: int) -> list[Head]:
     return [h for h in dict.fromkeys((*gathering, *aggregating)) if h not in kept]
 
 
-def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
+def tiny_llamba(seed: int, out: Path, taps: int = 4, steps: int = 1000, save_unaligned: bool = True) -> None:
     """Distilled from the tiny-llama next to `out`: `out`-unaligned after layer-by-layer training, `out` after
-    training
-    end to end."""
+    so many steps of training end to end. taps: of the short convolution; one tap is none."""
     source = out.with_name("tiny-llama")
     tokenizer, teacher = AutoTokenizer.from_pretrained(source), LlamaForCausalLM.from_pretrained(source)
     torch.manual_seed(seed)
-    student, folder = from_llama(teacher, d_state), RUNS / f"{out.name}-{seed}"
+    student, folder = from_llama(teacher, 4, taps), RUNS / f"{out.name}-{seed}"
     for name, p in student.named_parameters():
         p.requires_grad = ".mixer." in name
     alignment = Alignment(teacher, student)
     state = TrainingState(student, optimizers(student, 2e-3), folder / "align")
     train(state, [replace(DISTIL, steps=1500)], 2e-3, f"align-{seed}", Writer(tokenizer), alignment)
     alignment.remove()
-    save(student, tokenizer, out.with_name(f"{out.name}-unaligned"))
+    if save_unaligned:
+        save(student, tokenizer, out.with_name(f"{out.name}-unaligned"))
     student.requires_grad_(True)
     state = TrainingState(student, optimizers(student, 1e-3), folder / "end-to-end")
-    loss, stage = prediction_loss(teacher), replace(DISTIL, steps=1000)
+    loss, stage = prediction_loss(teacher), replace(DISTIL, steps=steps)
     train(state, [stage], 1e-3, f"end-to-end-{seed}", Writer(tokenizer), loss)
     save(student, tokenizer, out)
 
@@ -168,6 +168,7 @@ RECIPES = {
     "tiny-llama-unguided-2": partial(tiny_llama, stages=UNGUIDED),
     "tiny-llama-minimal": tiny_llama_minimal,
     "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
+    "tiny-llamba-onetap": partial(tiny_llamba, taps=1, steps=1500, save_unaligned=False),
     "tiny-falcon-mamba": tiny_falcon_mamba,
     "tiny-mamba2": tiny_mamba2,
     "tiny-mamba2-d4": partial(tiny_mamba2, d_state=4),
