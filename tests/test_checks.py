@@ -4,12 +4,13 @@ import answers_nb00
 import answers_nb01
 import answers_nb02
 import answers_nb03
+import answers_nb04
 import pytest
 
 from ga_utils.checks import ALL
 from ga_utils.checks import NOTEBOOKS as EXERCISES
 
-TABLES = {"00": answers_nb00, "01": answers_nb01, "02": answers_nb02, "03": answers_nb03}
+TABLES = {"00": answers_nb00, "01": answers_nb01, "02": answers_nb02, "03": answers_nb03, "04": answers_nb04}
 
 
 def cases(kind: str):
