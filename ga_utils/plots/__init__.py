@@ -7,6 +7,7 @@ lines also differ in their markers, grouped bars in their hatches, and small tab
 from ga_utils.plots.accuracies import bands, bars, curves, grouped_bars, guess, means
 from ga_utils.plots.heads import effects, head_sweep, head_table, layer_sweep, pattern, picks, two_sweeps
 from ga_utils.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
+from ga_utils.plots.tables import table
 
 __all__ = [
     "BLUE",
@@ -28,5 +29,6 @@ __all__ = [
     "means",
     "pattern",
     "picks",
+    "table",
     "two_sweeps",
 ]
