@@ -4,12 +4,19 @@ import answers_nb00
 import answers_nb01
 import answers_nb02
 import answers_nb03
+import answers_nb05
 import pytest
 
 from ga_utils.checks import ALL
 from ga_utils.checks import NOTEBOOKS as EXERCISES
 
-TABLES = {"00": answers_nb00, "01": answers_nb01, "02": answers_nb02, "03": answers_nb03}
+TABLES = {
+    "00": answers_nb00,
+    "01": answers_nb01,
+    "02": answers_nb02,
+    "03": answers_nb03,
+    "05": answers_nb05,
+}
 
 
 def cases(kind: str):
