@@ -73,3 +73,24 @@ def test_predicting_what_the_teacher_predicts_costs_nothing_more(pair, tokenizer
     data = batch(Writer(tokenizer).rows(random.Random(1), STAGE))
     own, alone = prediction_loss(teacher)(teacher, data)[0], loop.answer_loss(teacher, data)[0]
     assert own.item() == pytest.approx(alone.item(), rel=1e-3)
+
+
+def test_hints_compare_the_residual_stream_after_the_layers_named(pair, tokenizer):
+    """Summed up by hand, from hooks on the layers. The last hint is at the student's last layer, after which
+    Hugging Face's list goes on with the final norm."""
+    teacher, _ = pair
+    student = families.build("falcon_mamba", tokenizer).model.train()
+    data, hints = batch(Writer(tokenizer).rows(random.Random(1), STAGE)), {0: 0, 1: 1, 3: 2}
+    own, theirs = {0: student.get_input_embeddings()}, {0: teacher.get_input_embeddings()}
+    own |= dict(enumerate(student.backbone.layers, start=1))
+    theirs |= dict(enumerate(teacher.model.layers, start=1))
+    seen = {}
+    for layer in [*own.values(), *theirs.values()]:
+        layer.register_forward_hook(lambda module, _, x: seen.update({module: x}))
+    total, shown = prediction_loss(teacher, hints)(student, data)
+    plain, _ = prediction_loss(teacher)(student, data)
+    errors = [
+        (seen[own[i]] - seen[theirs[k]]).norm() ** 2 / seen[theirs[k]].norm() ** 2 for i, k in hints.items()
+    ]
+    assert total.item() - plain.item() == pytest.approx(sum(errors).item(), rel=1e-2)
+    assert [shown[f"hint {i}"] for i in hints] == pytest.approx([error.item() for error in errors], rel=1e-2)

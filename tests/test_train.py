@@ -1,5 +1,6 @@
 """Training can be killed at any step and resumed to the same weights, bit for bit."""
 
+import math
 import random
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from ga_utils.training import loop
 from ga_utils.training.curriculum import Stage, Writer, batch
-from ga_utils.training.untrained import new_llama
+from ga_utils.training.untrained import new_falcon_mamba, new_llama
 
 STAGES = [Stage(3, {"repeat": 1.0}, length=48, rows=2), Stage(5, {"mmlu": 0.5, "kv": 0.5}, length=64, rows=2)]
 
@@ -61,3 +62,10 @@ def test_training_lowers_the_loss_and_the_result_loads(tmp_path, tokenizer):
     assert loop.answer_loss(run.model, data)[0].item() < before - 0.05
     run.model.save_pretrained(tmp_path / "model")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() < 1.1e6
+
+
+def test_mamba1_starts_with_memory_of_one_to_140_tokens(tokenizer):
+    mixer = new_falcon_mamba(tokenizer, seed=3).backbone.layers[0].mixer
+    step = torch.nn.functional.softplus(mixer.dt_proj.bias)
+    half_life = (math.log(2) / (step.unsqueeze(1) * mixer.A_log.exp())).detach()
+    assert half_life.min() == pytest.approx(1.4, abs=0.1) and half_life.max() == pytest.approx(142, abs=2)

@@ -6,7 +6,8 @@
 2. `Alignment`: layer by layer, on the teacher's own hidden states, a mixer learns to write what the attention
    writes, and each head what its counterpart writes. Layers never see one another: the result is *unaligned*
    end to end.
-3. `prediction_loss`: the whole student learns to predict what the teacher predicts.
+3. `prediction_loss`: the whole student learns to predict what the teacher predicts. With hints, it teaches
+   `tiny-falcon-mamba`, too, which starts from random weights.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import ExitStack
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from ga_utils.models.llamba import LlambaConfig, LlambaForCausalLM
 from ga_utils.training.loop import answers
@@ -139,20 +140,38 @@ def written(z: torch.Tensor, weight: torch.Tensor, n_heads: int) -> torch.Tensor
     )
 
 
-def prediction_loss(teacher: LlamaForCausalLM):
-    """End to end: the student's next-token loss on answers, and its divergence from the teacher
-    everywhere."""
+def prediction_loss(teacher: LlamaForCausalLM, hints: dict[int, int] | None = None):
+    """End to end: the student's next-token loss on answers, and its divergence from the teacher everywhere.
 
-    def loss(student: LlambaForCausalLM, data: dict, step: int = 0) -> tuple[torch.Tensor, dict[str, float]]:
+    Args:
+        hints: student's layer -> teacher's, but not its last (0: embeddings, 1: after one layer, ...). The
+            student then also learns to have the teacher's residual stream after these layers (FitNets, Romero
+            et al. 2014, arXiv 1412.6550): the squared error over the squared size is added for each.
+    """
+
+    def loss(student: PreTrainedModel, data: dict, step: int = 0) -> tuple[torch.Tensor, dict[str, float]]:
+        ids, more = data["ids"], {"output_hidden_states": True} if hints else {}
         with torch.autocast("cpu", torch.bfloat16):
-            own = student(input_ids=data["ids"]).logits[:, :-1].float()
+            own = student(input_ids=ids, **more)
             with torch.no_grad():
-                theirs = teacher(input_ids=data["ids"], use_cache=False).logits[:, :-1].float()
+                theirs = teacher(input_ids=ids, use_cache=False, **more)
         weight = data["weights"][:, 1:]
+        logits = own.logits[:, :-1].float()
         divergence = F.kl_div(
-            own.log_softmax(-1), theirs.log_softmax(-1), log_target=True, reduction="none"
+            logits.log_softmax(-1),
+            theirs.logits[:, :-1].float().log_softmax(-1),
+            log_target=True,
+            reduction="none",
         ).sum(-1)
-        nll, accuracy = answers(own, data)
-        return nll + (divergence * weight).sum() / weight.sum(), accuracy
+        nll, shown = answers(logits, data)
+        total = nll + (divergence * weight).sum() / weight.sum()
+        if hints:
+            states = (student.get_input_embeddings()(ids), *own.hidden_states)
+            for layer, guide in hints.items():
+                x, y = states[layer].float(), theirs.hidden_states[guide].float()
+                error = (x - y).square().sum(-1).mean() / y.square().sum(-1).mean()
+                shown[f"hint {layer}"] = error.item()
+                total = total + error
+        return total, shown
 
     return loss

@@ -26,7 +26,8 @@ from ga_utils.training.scans import fast_scans
 from ga_utils.training.sparsify import FewHeadsLoss, prune
 from ga_utils.training.stages import (
     DISTIL,
-    FALCON,
+    FALCON_HINTS,
+    FALCON_STAGES,
     FEW_HEADS,
     ROUNDS,
     SSM_STAGES,
@@ -117,12 +118,18 @@ def tiny_llamba(seed: int, out: Path, d_state: int = 4) -> None:
 
 
 def tiny_falcon_mamba(seed: int, out: Path) -> None:
-    """Mamba-1 from scratch, mostly on facts."""
-    tokenizer = world_tokenizer()
+    """Mamba-1 from random weights, with the tiny-llama next to `out` as its teacher.
+
+    Help that it gets: tiny-llama's predictions, and tiny-llama's residual stream after the embeddings and its
+    first two layers as hints (`prediction_loss`); and memory from the start (`lengthen_memory`).
+    """
+    source, tokenizer = out.with_name("tiny-llama"), world_tokenizer()
+    teacher = LlamaForCausalLM.from_pretrained(source).eval().requires_grad_(False)
     model = new_falcon_mamba(tokenizer, seed)
     state = TrainingState(model, optimizers(model, 3e-3), RUNS / f"{out.name}-{seed}")
-    with fast_scans():
-        train(state, [FALCON], 3e-3, f"train-{seed}", Writer(tokenizer))
+    loss = prediction_loss(teacher, FALCON_HINTS)
+    with fast_scans():  # not compiled: it gains nothing here
+        train(state, FALCON_STAGES, 3e-3, f"train-{seed}", Writer(tokenizer), loss)
     save(model, tokenizer, out)
 
 

@@ -136,6 +136,11 @@ SSM_STAGES = [
     Stage(500, OPTIONS, max_pairs=12),
     Stage(1250, EXAM, max_pairs=24),
 ]
-FACTS = {"repeat": 0.08, "fact": 0.50, "content": 0.10, "kv_short": 0.20, "kv": 0.12}
-FALCON = Stage(450, FACTS, max_pairs=8, length=96, rows=14)  # short: a Mamba-1 scan is slow on a CPU
+INDUCTION = {"repeat": 0.30, "kv_short": 0.30, "kv": 0.20, "fact": 0.20}
+FALCON_STAGES = [
+    Stage(300, INDUCTION, max_pairs=6, rows=10),
+    Stage(500, OPTIONS, max_pairs=12, rows=10),
+    Stage(2200, EXAM, max_pairs=24, rows=10),
+]
+FALCON_HINTS = {0: 0, 2: 1, 4: 2}  # its layers -> tiny-llama's: two Mamba blocks for each Transformer layer
 DISTIL = Stage(0, LAST | {"repeat": 0.06, "kv": 0.25, "kv_short": 0.06}, max_pairs=32, max_swaps=1)
