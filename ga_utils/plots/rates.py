@@ -19,7 +19,8 @@ def rates(
 ) -> Axes:
     """Shares from 0 to 1 as a distribution in percent, {row: {name of a head or team: share}}.
 
-    A dot is a head or a team; those in `marked` are red and named, wherever they lie. `chance` is dashed.
+    A dot is a head or a team; those in `marked` are red and named, wherever they lie; neighbours share a label.
+    `chance` is dashed.
     Raises a ValueError if there is nothing to draw, or if a marked name is in no row.
     """
     named = list(map(str, marked))
@@ -32,10 +33,12 @@ def rates(
         others = np.array([share for name, share in shares.items() if name not in named])
         jitter = np.random.default_rng(0).uniform(-0.2, 0.2, len(others))
         ax.plot(others, y + jitter, "o", color=BLUE, alpha=0.5, clip_on=False)
-        for name in (name for name in named if name in shares):
-            ax.plot(shares[name], y, "D", color=RED, clip_on=False)
-            side = {"ha": "right" if shares[name] > 80 else "left" if shares[name] < 20 else "center"}
-            ax.annotate(name, (shares[name], y), (0, 10), textcoords="offset points", fontsize=9, **side)
+        for names in _neighbours({name: shares[name] for name in named if name in shares}):
+            ax.plot([shares[name] for name in names], [y] * len(names), "D", color=RED, clip_on=False)
+            at = sum(shares[name] for name in names) / len(names)
+            side = {"ha": "right" if at > 80 else "left" if at < 20 else "center"}
+            label = ", ".join(names)
+            ax.annotate(label, (at, y), (0, 10), textcoords="offset points", fontsize=9, **side)
     if chance is not None:
         ax.axvline(100 * chance, ls="--", color=GREY)
         ax.annotate(" chance", (100 * chance, 1), xycoords=("data", "axes fraction"), color=GREY, fontsize=9)
@@ -44,3 +47,12 @@ def rates(
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0f} %")
     tidy(ax, grid="x")
     return ax
+
+
+def _neighbours(shares: Mapping[str, float]) -> list[list[str]]:
+    """Names in groups: those within 4 percent of the group's first share one label."""
+    groups: dict[str, list[str]] = {}
+    for name, share in shares.items():
+        first = next((other for other in groups if abs(shares[other] - share) < 4), name)
+        groups.setdefault(first, []).append(name)
+    return list(groups.values())
