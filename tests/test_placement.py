@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ga_utils as ga
-from ga_utils.plots import spread, tradeoff
+from ga_utils.plots import outcomes, percentiles, spread, tradeoff
 from ga_utils.tasks.pairs import PAIR, ask_another
 
 
@@ -61,15 +61,20 @@ def test_what_is_no_dictionary_is_refused(prompt, choices, message):
 
 
 def test_the_band_goes_from_the_5th_to_the_95th_percentile_around_the_median():
-    draws = [[0.1, 0.2, 0.9], np.linspace(0, 1, 101)]
+    draws = [[0.1, 0.2, 0.9], np.linspace(0.01, 1, 100)]
     ax = spread([1, 4], draws, "heads")
     corners = ax.collections[0].get_paths()[0].vertices
-    for corner in ([1, np.percentile(draws[0], 5)], [4, 0.05], [4, 0.95]):
+    for corner in ([1, 0.1], [1, 0.9], [4, 0.05], [4, 0.95]):
         assert np.isclose(corners, corner).all(1).any()
     (median, *dots) = ax.lines
     assert np.allclose(median.get_xydata(), [[1, 0.2], [4, 0.5]])
-    assert [len(line.get_ydata()) for line in dots] == [3, 101] and ax.get_xlabel() == "heads"
+    assert [len(line.get_ydata()) for line in dots] == [3, 100] and ax.get_xlabel() == "heads"
     assert "median" in ax.get_legend().get_texts()[1].get_text()
+
+
+def test_percentiles_are_draws():
+    assert percentiles([0.1] * 25 + [1.0] * 25).tolist() == [0.1, 0.1, 1.0]
+    assert percentiles([0.1] * 24 + [1.0] * 26).tolist() == [0.1, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("draws", [[], [[0.1]], [[0.1], []]])
@@ -84,6 +89,18 @@ def test_memory_is_logarithmic_and_points_are_joined_in_its_order():
     assert np.allclose(ax.lines[0].get_xydata(), [[10, 0.1], [1000, 0.9]])
     assert np.allclose(ax.lines[1].get_xydata(), [[50, 0.5]])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b", "chance"]
+
+
+def test_outcomes_stand_end_to_end_and_carry_their_numbers():
+    ax = outcomes({"a": {"x": 0.25, "y": 0.75}, "b": {"x": 0.96, "y": 0.04}}, "answers")
+    spans = [[(bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars] for bars in ax.containers]
+    assert np.allclose(spans, [[(0, 25), (0, 96)], [(25, 100), (96, 100)]])
+    assert [text.get_text() for text in ax.texts] == ["25 %", "96 %", "75 %"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first row is at the top"
+    with pytest.raises(ValueError, match="expected x, y"):
+        outcomes({"a": {"x": 1, "y": 0}, "b": {"x": 1}})
+    with pytest.raises(ValueError, match="nothing to draw"):
+        outcomes({})
 
 
 @pytest.mark.parametrize("series, message", [({}, "nothing to draw"), ({"a": []}, "'a' has points")])

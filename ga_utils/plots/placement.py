@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ga_utils.plots.style import CYCLE, GREY, MARKERS, axes, not_empty, tidy
 
@@ -18,7 +19,7 @@ def spread(
     ax: Axes | None = None,
 ) -> Axes:
     """Accuracies of many random draws at each x: their median, a band from the 5th to the 95th percentile,
-    and each draw as a faint dot.
+    and each draw as a faint dot. Percentiles are accuracies of draws, never a value between two of them.
 
     Raises a ValueError if there is nothing to draw, or if an x has no draws.
     """
@@ -28,7 +29,7 @@ def spread(
             f"{len(x)} places on the x axis and draws {[len(d) for d in draws]}: expected some for each"
         )
     ax = axes(ax, 6.5, 3.5)
-    low, median, high = np.array([np.percentile(some, [5, 50, 95]) for some in draws]).T
+    low, median, high = np.array([percentiles(some) for some in draws]).T
     ax.fill_between(x, low, high, color=GREY, alpha=0.2, lw=0, label=f"{label}, 5 to 95 %")
     ax.plot(x, median, color=GREY, marker="x", label=f"{label}, median")
     step = min(np.diff(sorted(x)), default=1) / 4
@@ -39,6 +40,11 @@ def spread(
     tidy(ax, percent=True)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
+
+
+def percentiles(draws: Iterable[float]) -> np.ndarray:
+    """The 5th, the 50th and the 95th percentile, each of them one of the draws."""
+    return np.percentile(np.fromiter(draws, float), [5, 50, 95], method="inverted_cdf")
 
 
 def tradeoff(
@@ -62,6 +68,9 @@ def tradeoff(
     if chance is not None:
         ax.axhline(chance, ls="--", color=GREY, label="chance", zorder=0)
     ax.set(xlabel=xlabel, xscale="log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
     tidy(ax, percent=True)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return ax

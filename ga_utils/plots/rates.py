@@ -1,4 +1,4 @@
-"""A figure for interventions: how often the answer follows, for the heads in question and for all others."""
+"""Figures for interventions: how often the answer follows, for the parts in question and for all others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from ga_utils.plots.style import BLUE, GREY, RED, axes, not_empty, tidy
+from ga_utils.plots.style import BLUE, CYCLE, GREY, HATCHES, RED, axes, not_empty, tidy
 
 
 def rates(
@@ -19,8 +19,8 @@ def rates(
 ) -> Axes:
     """Shares from 0 to 1 as a distribution in percent, {row: {name of a head or team: share}}.
 
-    A dot is a head or a team; those in `marked` are red and named, wherever they lie; neighbours share a label.
-    `chance` is dashed.
+    A dot is a head or a team; those in `marked` are red and named, wherever they lie; neighbours share a
+    label. `chance` is dashed.
     Raises a ValueError if there is nothing to draw, or if a marked name is in no row.
     """
     named = list(map(str, marked))
@@ -46,6 +46,37 @@ def rates(
     ax.set(ylim=(len(rows) - 0.4, -0.6))
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0f} %")
     tidy(ax, grid="x")
+    return ax
+
+
+def outcomes(
+    rows: Mapping[str, Mapping[str, float]], xlabel: str = "answers", ax: Axes | None = None
+) -> Axes:
+    """What comes of each intervention, {row: {outcome: share from 0 to 1}}: bars end to end, in percent.
+
+    Shares of a tenth or more are written into their bar.
+    Raises a ValueError if there is nothing to draw, or if rows differ in their outcomes.
+    """
+    labels = list(next(iter(not_empty(rows).values())))
+    for name, row in rows.items():
+        if list(row) != labels:
+            raise ValueError(f"{name!r} has outcomes {', '.join(row)}: expected {', '.join(labels)}")
+    ax = axes(ax, 7, 1 + 0.35 * len(rows))
+    ends = [0.0] * len(rows)
+    for i, label in enumerate(labels):
+        shares = [100 * float(row[label]) for row in rows.values()]
+        style = {"color": CYCLE[i % 6], "hatch": HATCHES[i % 6], "edgecolor": "white", "height": 0.7}
+        ax.barh(list(rows), shares, left=ends, label=label, **style)
+        for y, (share, end) in enumerate(zip(shares, ends)):
+            if share >= 10:
+                box = {"fc": "white", "ec": "none", "alpha": 0.85, "pad": 1.5}
+                ax.text(end + share / 2, y, f"{share:.0f} %", ha="center", va="center", fontsize=9, bbox=box)
+        ends = [end + share for end, share in zip(ends, shares)]
+    ax.set(xlabel=xlabel, xlim=(0, 100))
+    ax.invert_yaxis()
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0f} %")
+    tidy(ax, grid="x")
+    ax.legend(frameon=False, ncols=len(labels), loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax
 
 
