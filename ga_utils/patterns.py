@@ -213,7 +213,8 @@ def go_on(
             used = {name: read[index] if cache in (name, "both") else own for name in ("state", "conv")}
             wide = torch.promote_types(z.dtype, torch.float32)
             y = z.new_zeros(len(rest), mixer.n_heads, mixer.d_head, dtype=wide)
-            y[:, some] = go_on_from(module, rest, own, own, some)
+            if some != ours:
+                y[:, some] = go_on_from(module, rest, own, own, some)
             y[:, ours] = go_on_from(module, rest, used["state"], used["conv"], ours)
             new = gated(module, rest, y.flatten(1)).unflatten(-1, (mixer.n_heads, -1)).to(z)
             z[row, to[index] + 1 :].unflatten(-1, (mixer.n_heads, -1))[:, some] = new[:, some]

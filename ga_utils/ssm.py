@@ -125,15 +125,13 @@ def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None 
     before: the convolution's inputs before the first position, [taps - 1, channel], as `conv_inputs` gives
         them; None at the beginning of a text, where they are zero.
     """
-    inputs = conv_inputs(mixer, hidden)
+    inputs, decay = _projected_inputs(mixer, hidden)
     if before is None:
         before = inputs.new_zeros(mixer.conv1d.weight.shape[-1] - 1, inputs.shape[1])
     convolved = _convolved(mixer, torch.cat([before, inputs]))
     if hasattr(mixer, "x_proj"):
         return _mamba1(mixer, convolved)
-    if hasattr(mixer, "z_bias"):
-        return _llamba(mixer, hidden, convolved)
-    return _mamba2(mixer, hidden, convolved)
+    return (_llamba if hasattr(mixer, "z_bias") else _mamba2)(mixer, convolved, decay)
 
 
 @torch.no_grad()
@@ -141,11 +139,21 @@ def conv_inputs(mixer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """What the short convolution reads, [pos, channel], for a mixer's input [pos, d_model]: what becomes x,
     and in Mamba-2 and Llamba also what becomes B and C.
     """
+    return _projected_inputs(mixer, hidden)[0]
+
+
+def _projected_inputs(mixer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The convolution's inputs, [pos, channel], and what decays and step sizes are made of, [pos, head]; none
+    in Mamba-1, which makes them of what has been convolved.
+    """
     if hasattr(mixer, "x_proj"):
-        return mixer.in_proj(hidden).chunk(2, dim=-1)[0]
+        return mixer.in_proj(hidden).chunk(2, dim=-1)[0], None
+    width = len(mixer.conv1d.weight)
     if hasattr(mixer, "z_bias"):
-        return mixer.in_proj(hidden)[:, : len(mixer.conv1d.weight)]
-    return _projected(mixer, hidden)[:, mixer.out_proj.in_features :][:, : len(mixer.conv1d.weight)]
+        projected = mixer.in_proj(hidden)
+        return projected[:, :width], projected[:, -mixer.n_v_heads :]
+    _, inputs, dt = _projected(mixer, hidden).split([mixer.out_proj.in_features, width, mixer.D.numel()], -1)
+    return inputs, dt
 
 
 def mixer_input(args: tuple, kwargs: dict) -> torch.Tensor:
@@ -189,14 +197,15 @@ def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
         ValueError: the model, or a layer named, has no short convolution.
     """
     found = {mixer.layer: mixer.module.conv1d for mixer in lm.mixers if hasattr(mixer.module, "conv1d")}
-    layers = sorted(found) if layers is None else sorted(set(layers))
-    without = [layer for layer in layers if layer not in found]
-    if found and not layers:
+    if not found:
+        raise ValueError(f"{lm.name} has no short convolution: it has none at all")
+    layers = sorted(found if layers is None else set(layers))
+    if not layers:
         raise ValueError("no layers given: name at least one, or leave `layers` out for all")
-    if without or not layers:
-        has = f"layers {', '.join(map(str, found))} have one" if found else "it has none at all"
-        which = f"layer {without[0]} of {lm.name}" if without else lm.name
-        raise ValueError(f"{which} has no short convolution: {has}")
+    for layer in layers:
+        if layer not in found:
+            having = ", ".join(map(str, found))
+            raise ValueError(f"layer {layer} of {lm.name} has no short convolution: layers {having} have one")
     with lm.edited(f"convolution off: layers {', '.join(map(str, layers))}") as edit:
         for layer in layers:
             weight = found[layer].weight.detach().clone()
@@ -244,11 +253,10 @@ def _mamba1(mixer: nn.Module, convolved: torch.Tensor) -> Scan:
     return Scan(x.unsqueeze(-1), B.unsqueeze(1), C.unsqueeze(1), dt, A, _wide(mixer.D), dt)
 
 
-def _mamba2(mixer: nn.Module, hidden: torch.Tensor, convolved: torch.Tensor) -> Scan:
+def _mamba2(mixer: nn.Module, convolved: torch.Tensor, dt: torch.Tensor) -> Scan:
     """Mamba2, Zamba2, Bamba, NemotronH, GraniteMoeHybrid; FalconH1, which has multipliers besides."""
     n_heads, inner = mixer.D.numel(), mixer.out_proj.in_features
     width = mixer.n_groups * mixer.ssm_state_size
-    dt = _projected(mixer, hidden)[:, 2 * inner + 2 * width :]
     x, B, C = mixer.act(convolved).split([inner, width, width], dim=-1)
     low, high = mixer.time_step_limit
     dt = F.softplus(_wide(dt) + _wide(mixer.dt_bias)).clamp(low, high)
@@ -259,14 +267,14 @@ def _mamba2(mixer: nn.Module, hidden: torch.Tensor, convolved: torch.Tensor) -> 
     return Scan(x, B, C, dt, -torch.exp(_wide(mixer.A_log)), _wide(mixer.D), dt)
 
 
-def _llamba(mixer: nn.Module, hidden: torch.Tensor, convolved: torch.Tensor) -> Scan:
+def _llamba(mixer: nn.Module, convolved: torch.Tensor, decay: torch.Tensor) -> Scan:
     """Llamba's discrete Mamba-2: the decay comes from the projection alone, and no step size scales x."""
     heads, width = mixer.n_qk_heads, mixer.n_qk_heads * mixer.d_state
     x, B, C = convolved.split([mixer.d_inner, width, width], dim=-1)
     x, B, C = (
         _wide(part).unflatten(-1, (n, -1)) for part, n in ((x, mixer.n_v_heads), (B, heads), (C, heads))
     )
-    dt = _wide(mixer.in_proj(hidden)[:, -mixer.n_v_heads :])
+    dt = _wide(decay)
     minus_one = -torch.ones_like(dt[0])
     return Scan(x, B, C, F.softplus(dt), minus_one, _wide(mixer.D), torch.ones_like(dt))
 

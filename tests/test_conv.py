@@ -218,7 +218,7 @@ def test_reset_puts_the_taps_back(tokenizer):
     "family, layers, message",
     [
         ("llama", None, "^llama has no short convolution: it has none at all"),
-        ("llama", [0], "layer 0 of llama has no short convolution: it has none at all"),
+        ("llama", [0], "^llama has no short convolution: it has none at all"),
         ("bamba", [0, 1], "layer 1 of bamba has no short convolution: layers 0, 2 have one"),
         ("mamba", [7], "layer 7 of mamba has no short convolution: layers 0, 1, 2 have one"),
         ("mamba", [], "no layers given"),

@@ -1,7 +1,7 @@
 """Grids of trainings: when a run stops, that a killed one resumes, and what the shipped tables hold."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,9 @@ import ga_utils as ga
 from ga_utils.models import loading
 from ga_utils.training import grid, grid_runs, loop
 from ga_utils.training.curriculum import Stage, Writer
+from ga_utils.training.distill import from_llama
 from ga_utils.training.grid_runs import Mamba2
+from ga_utils.training.measure import all_tasks
 from ga_utils.training.untrained import new_llama
 
 
@@ -202,3 +204,78 @@ def test_tables_are_read_with_answers_as_arrays(tmp_path, monkeypatch):
     assert table["KV 4"][0].dtype == bool and np.array_equal(np.flatnonzero(table["KV 4"][0])[:2], [1, 3])
     with pytest.raises(ValueError, match="no table 'b' in data/runs: there are a, a_answers"):
         ga.runs("b")
+
+
+def test_no_training_is_the_shipped_unaligned_model(small):
+    run = grid_runs.LlambaLength(1, 0)
+    run.work()
+    unaligned = ga.load_model("tiny-llamba-unaligned", device="cpu")
+    (row,) = run.table().to_dict("records")
+    for name, examples in all_tasks(unaligned, 3).items():
+        if name in row:
+            assert float(row[name]) == pytest.approx(ga.evaluate(unaligned, examples).accuracy, abs=1e-4)
+
+
+@pytest.fixture
+def kept(small):
+    """A run of a few steps, in which two heads alone win anything when they are given back."""
+    small.setattr(grid_runs.KeptHeads, "ALIGN", 2)
+    small.setattr(grid_runs.KeptHeads, "STEPS", 1)
+    given, plain = [], grid_runs.replace_head
+
+    @contextmanager
+    def noted(student, teacher, layer, head):
+        given.append(ga.Head(layer, head))
+        try:
+            with plain(student, teacher, layer, head):
+                yield
+        finally:
+            given.remove(ga.Head(layer, head))
+
+    def score(student, examples):
+        gain = {ga.Head(3, 1): 0.9, ga.Head(1, 2): 0.8}.get(given[0], 0.1) if len(given) == 1 else 0.5
+        return ga.Score(np.arange(100) < 100 * gain, np.zeros((100, 2)), np.zeros(100, int))
+
+    small.setattr(grid_runs, "replace_head", noted)
+    small.setattr(grid_runs, "evaluate", score)
+    measured = []
+    small.setattr(grid_runs, "accuracies", lambda student: measured.append(list(given)) or {"mmlu": 0.5})
+    return measured
+
+
+def test_heads_are_kept_by_what_they_win_and_are_in_force_when_it_is_measured(kept):
+    run = grid_runs.KeptHeads(2, 1)
+    run.work()
+    table = run.table()
+    assert table.ranking.tolist() == ["none", "retrieval", "random"]
+    assert kept[0] == [] and kept[1] == [ga.Head(3, 1), ga.Head(1, 2)] and len(set(kept[2])) == 2
+    assert table.heads.fillna("").tolist() == [" ".join(map(str, heads)) for heads in kept]
+    kept.clear()
+    grid_runs.KeptHeads(4, 1).work()
+    first = list(kept[2])
+    kept.clear()
+    grid_runs.KeptHeads(4, 2).work()
+    assert kept[2] != first  # a seed draws the same heads at every d_state, another seed others
+    assert " ".join(map(str, first)) == table.heads[2]
+
+
+def test_all_three_students_start_from_the_same_aligned_one(kept):
+    run = grid_runs.KeptHeads(2, 1)
+    weights = [run.aligned().model.state_dict() for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in weights)))
+    start = from_llama(grid_runs.shipped("tiny-llama").model, 2).state_dict()
+    assert not torch.equal(
+        weights[0]["backbone.layers.0.mixer.D"], start["backbone.layers.0.mixer.D"]
+    )  # it has been trained
+
+
+def test_the_hybrid_is_measured_whole_and_with_its_last_row_masked(small):
+    def copy_shipped(seed, out):
+        grid_runs.shipped("tiny-zamba2").model.save_pretrained(out)
+
+    small.setattr(grid_runs, "tiny_zamba2", copy_shipped)
+    small.setattr(grid_runs, "N", 20)
+    grid_runs.Zamba2(1).work()
+    (row,) = grid_runs.Zamba2(1).table().to_dict("records")
+    assert float(row["KV 16"]) >= 0.9 and float(row["KV 16, masked"]) <= 0.3
+    assert float(row["knowledge, masked"]) >= 0.9

@@ -61,3 +61,15 @@ def test_training_lowers_the_loss_and_the_result_loads(tmp_path, tokenizer):
     assert loop.answer_loss(run.model, data)[0].item() < before - 0.05
     run.model.save_pretrained(tmp_path / "model")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() < 1.1e6
+
+
+def test_a_loss_that_is_not_a_number_ends_training(tmp_path, tokenizer):
+    run = run_in(tmp_path, tokenizer)
+
+    def broken(model, data, step):
+        value, shown = loop.answer_loss(model, data)
+        return value * (float("nan") if step == 2 else 1.0), shown
+
+    with pytest.raises(FloatingPointError, match="train-3, step 2: the loss is nan"):
+        loop.train(run, STAGES, 1e-3, "train-3", Writer(tokenizer), loss=broken)
+    assert run.step == 2 and all(p.isfinite().all() for p in run.model.parameters())

@@ -21,7 +21,7 @@ from ga_utils.tasks import world
 from ga_utils.training.curriculum import Stage, Writer
 from ga_utils.training.distill import Alignment, from_llama, prediction_loss
 from ga_utils.training.loop import Loss, TrainingState, compiled, optimizers, train
-from ga_utils.training.measure import SEED, all_tasks
+from ga_utils.training.measure import all_tasks
 from ga_utils.training.recipes import RUNS, save, tiny_zamba2, world_tokenizer
 from ga_utils.training.scans import fast_scans
 from ga_utils.training.stages import DISTIL, EXAM, SSM_STAGES
@@ -61,11 +61,11 @@ class Run:
 class Mamba2(Run):
     """Mamba-2 from scratch, trained until it stops getting better.
 
-    1. the first three SSM_STAGES (induction, looking up, options);
+    1. The first three SSM_STAGES: induction, looking up, options.
     2. EXAM at a constant rate. Every 300 steps KV accuracy is measured: the mean over 4, 8, 16 and 32
-       pairs, 200 questions each, of a seed that is used for nothing else. When the last three
-       measurements have not beaten the best one before them by a point, or 5,000 steps are done, the rate
-    3. falls to nothing over 600 more steps.
+       pairs, 200 questions each, of a seed that is used for nothing else. This ends when none of the last
+       five measurements has beaten the best one before them by a point, or at 5,000 steps.
+    3. The rate falls to nothing over 600 more steps.
     """
 
     d_state: int
@@ -169,14 +169,10 @@ class KeptHeads(Run):
     STEPS: ClassVar[int] = 500
 
     def work(self) -> None:
-        rows, drawn = [], random.Random(f"kept-{self.seed}")
+        rows = []
         for ranking in ("none", "retrieval", "random"):
             student, teacher = self.aligned(), shipped("tiny-llama")
-            heads = {
-                "none": lambda: [],
-                "retrieval": lambda: self.best(student, teacher),  # noqa: B023
-                "random": lambda: sorted(drawn.sample(alive_heads(teacher), self.K)),  # noqa: B023
-            }[ranking]()
+            heads = self.kept(ranking, student, teacher)
             with ExitStack() as stack:
                 for head in heads:
                     stack.enter_context(replace_head(student, teacher, head.layer, head.head))
@@ -185,6 +181,19 @@ class KeptHeads(Run):
             names = " ".join(map(str, heads))
             rows.append({"ranking": ranking, "heads": names, "steps": self.STEPS} | measured)
         self.write(rows)
+
+    def kept(self, ranking: str, student: LM, teacher: LM) -> list[Head]:
+        """The heads that stay attention."""
+        heads = alive_heads(teacher)
+        if ranking == "none":
+            return []
+        if ranking == "random":
+            return sorted(random.Random(f"kept-{self.seed}").sample(heads, self.K))
+        asked, gains = tasks.kv_retrieval(student, n_pairs=16, n=100, seed=31 + self.seed), {}
+        for head in heads:
+            with replace_head(student, teacher, head.layer, head.head):
+                gains[head] = evaluate(student, asked).accuracy
+        return sorted(gains, key=gains.get, reverse=True)[: self.K]
 
     def aligned(self) -> LM:
         """The student before anything is given back; trained once, then read from where it was saved."""
@@ -203,13 +212,6 @@ class KeptHeads(Run):
         state = TrainingState(student.model, optimizers(student.model, lr), self.folder / name)
         stages, stream = [replace(DISTIL, steps=steps, rows=10)], f"kept-{name}-{self.seed}"
         train(state, stages, lr, stream, Writer(student.tokenizer), loss)
-
-    def best(self, student: LM, teacher: LM) -> list[Head]:
-        asked, gains = tasks.kv_retrieval(student, n_pairs=16, n=100, seed=31 + self.seed), {}
-        for head in alive_heads(teacher):
-            with replace_head(student, teacher, head.layer, head.head):
-                gains[head] = evaluate(student, asked).accuracy
-        return sorted(gains, key=gains.get, reverse=True)[: self.K]
 
 
 @dataclass(frozen=True)
@@ -240,5 +242,5 @@ def accuracies(lm: LM) -> dict[str, float]:
     """Accuracy on letters, the same by content, knowledge and dictionaries, on N questions each."""
     lm.model.eval()
     wanted = ("mmlu", "mmlu_content", "knowledge", "KV 2", "KV 4", "KV 8", "KV 16", "KV 32")
-    asked = all_tasks(lm, N, SEED)
+    asked = all_tasks(lm, N)
     return {name: round(evaluate(lm, asked[name]).accuracy, 4) for name in wanted}

@@ -121,9 +121,12 @@ def train(
     """Train through the stages: warm-up over 100 steps, a constant rate, linear decay over the last steps.
 
     Args:
-        cooldown: steps of that decay; 35 % of all by default, 0 for none.
         stream: name of the random stream; step s draws its text from f"{stream}-{s}".
         loss: called with the model, a batch and the step; returns the loss and numbers for the progress bar.
+        cooldown: steps of that decay; 35 % of all by default, 0 for none.
+
+    Raises:
+        FloatingPointError: the loss is infinite or not a number; what was saved before it stays.
     """
     state.resume()
     total = sum(stage.steps for stage in stages)

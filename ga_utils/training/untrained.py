@@ -62,11 +62,12 @@ def new_mamba2(
 
 
 def new_falcon_mamba(tokenizer: PreTrainedTokenizerBase, seed: int) -> FalconMambaForCausalLM:
-    """Mamba-1: 4 layers of 256 channels, d_state 8; 0.55 M parameters."""
-    config = FalconMambaConfig(hidden_size=128, num_hidden_layers=4, state_size=8, **_vocabulary(tokenizer))
+    """Mamba-1: 4 layers of 256 channels, d_state 16; 0.58 M parameters."""
+    config = FalconMambaConfig(hidden_size=128, num_hidden_layers=4, state_size=16, **_vocabulary(tokenizer))
     torch.manual_seed(seed)
     model = FalconMambaForCausalLM(config)
     relate_embeddings(model, tokenizer)
+    lengthen_memory(model)
     return model
 
 
@@ -121,12 +122,14 @@ def relate_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 @torch.no_grad()
 def lengthen_memory(model: PreTrainedModel) -> None:
-    """Mamba-2 heads start with step sizes near 1, and half-lives from about one token to 140 tokens.
+    """Mamba-2 heads and Mamba-1 channels start with step sizes near 1, and half-lives from about one token to
+    140 tokens.
 
     Hugging Face starts with step sizes of 0.001 to 0.1, with which next to nothing enters the state at first.
     """
     for name, p in model.named_parameters():
-        if name.endswith("A_log"):
-            p.copy_(torch.linspace(math.log(0.5), math.log(0.005), len(p)))
-        if name.endswith("dt_bias"):
+        if name.endswith("A_log"):  # [head], or [channel, d_state]: all of a channel's state decays alike
+            rates = torch.linspace(math.log(0.5), math.log(0.005), len(p))
+            p.copy_(rates if p.ndim == 1 else rates.unsqueeze(1).expand_as(p))
+        if name.endswith(("dt_bias", "dt_proj.bias")):
             p.fill_(0.5)
