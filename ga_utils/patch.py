@@ -14,6 +14,7 @@ arXiv 2211.00593, section 3.1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -38,6 +39,7 @@ def patch(
     at: Where = "last",
     source_at: Where = "last",
     through: Iterable[Head | str] | None = None,
+    sources_in: AbstractContextManager | None = None,
 ) -> Score:
     """Score examples while heads write at some positions what they write at positions of the sources.
 
@@ -50,6 +52,9 @@ def patch(
         through: path patching. Only what these heads, in later layers, receive is changed: they read a
             residual stream in which the patched heads write the source's z, MLPs respond to that, and all
             other heads write what they write without the patch. Everything else is as without the patch.
+        sources_in: the sources are read inside this context. With `sources=examples` and
+            `sources_in=ablate_conv(lm, [0])` the heads write at these positions, and nowhere else, what they
+            would write without the convolution of layer 0.
 
     Raises:
         ValueError: no heads or a head the model lacks; not one source for each example; positions that don't
@@ -65,7 +70,8 @@ def patch(
                 f"example {index}: {len(here)} positions to write at, but {len(there)} of its source to read"
             )
     mixers = [mixer for mixer in lm.mixers if any(head.layer == mixer.layer for head in heads)]
-    recorded = record_z(lm, mixers, _texts(lm, sources))
+    with sources_in or nullcontext():
+        recorded = record_z(lm, mixers, _texts(lm, sources))
     written = {
         (mixer.layer, mixer.first): [z[there] for z, there in zip(prompts, of)]
         for mixer, prompts in zip(mixers, recorded)

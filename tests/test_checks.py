@@ -4,12 +4,22 @@ import answers_nb00
 import answers_nb01
 import answers_nb02
 import answers_nb03
+import answers_nb04
+import answers_nb05
+import numpy as np
 import pytest
 
 from ga_utils.checks import ALL
 from ga_utils.checks import NOTEBOOKS as EXERCISES
 
-TABLES = {"00": answers_nb00, "01": answers_nb01, "02": answers_nb02, "03": answers_nb03}
+TABLES = {
+    "00": answers_nb00,
+    "01": answers_nb01,
+    "02": answers_nb02,
+    "03": answers_nb03,
+    "04": answers_nb04,
+    "05": answers_nb05,
+}
 
 
 def cases(kind: str):
@@ -39,3 +49,9 @@ def test_every_exercise_has_five_right_and_five_wrong_answers(notebook):
     for kind in ("RIGHT", "WRONG"):
         table = getattr(TABLES[notebook], kind)
         assert set(table) == names and all(len(answers) >= 5 for answers in table.values())
+
+
+def test_the_paired_test_counts_numpys_booleans():
+    before, after = np.arange(300) < 250, np.arange(300) < 100
+    p = ALL["paired_p"].reference
+    assert p(before, after) == p(before.tolist(), after.tolist()) < 1e-6

@@ -11,7 +11,7 @@ import ga_utils as ga
 
 pytestmark = pytest.mark.slow
 SEED = 777_001
-PURE = ("tiny-llamba-unaligned", "tiny-llamba", "tiny-mamba2", "tiny-falcon-mamba")
+PURE = ("tiny-llamba-unaligned", "tiny-llamba", "tiny-llamba-onetap", "tiny-mamba2", "tiny-falcon-mamba")
 STATES = ("tiny-mamba2-d4", "tiny-mamba2", "tiny-mamba2-d16")  # d_state 4, 8, 16
 
 
@@ -34,10 +34,10 @@ def test_every_model_knows_the_facts(models, name):
 
 
 @pytest.mark.parametrize("name", PURE)
-def test_pure_ssms_fall_behind_at_16_pairs(models, tiny, name):
+def test_pure_ssms_fall_behind_at_32_pairs(models, tiny, name):
     parameters = models[name].model.num_parameters() / tiny.model.num_parameters()
     assert parameters > 0.55
-    assert whole_kv(tiny, 16) - whole_kv(models[name], 16) >= 0.15
+    assert whole_kv(tiny, 32) - whole_kv(models[name], 32) >= 0.15
 
 
 @pytest.mark.parametrize("name", ["tiny-llamba", "tiny-mamba2", "tiny-mamba2-d16"])
@@ -69,6 +69,43 @@ def test_the_ssms_aggregate_rows_are_smoother(models, tiny, name):
     assert difference.mean() - 1.96 * difference.std(ddof=1) / len(difference) ** 0.5 > 0
 
 
+@pytest.mark.parametrize("name, letters", [("tiny-llamba-onetap", 0.9), ("tiny-falcon-mamba", 0.8)])
+def test_these_answer_letters_and_look_up_four_pairs(models, name, letters):
+    lm = models[name]
+    assert ga.evaluate(lm, ga.tasks.mmlu(lm, n=1000, seed=SEED)).accuracy >= letters
+    assert whole_kv(lm, 4) >= 0.8
+
+
+def test_where_there_is_no_convolution_a_head_is_needed_by_letters_and_not_by_facts(models):
+    """Of the three costliest heads, all cost 30 points or more, and one of them no facts."""
+    lm = models["tiny-llamba-onetap"]
+    letters, facts = (task(lm, n=500, seed=SEED) for task in (ga.tasks.mmlu, ga.tasks.knowledge))
+    whole, known = ga.evaluate(lm, letters).accuracy, []
+    with ga.ablate_conv(lm):
+        assert ga.evaluate(lm, letters).accuracy == whole
+    for head in ga.sweep_heads(lm, ga.tasks.mmlu(lm, n=100, seed=6), progress=False).top(3):
+        with ga.ablate(lm, [head]):
+            assert ga.evaluate(lm, letters).accuracy <= whole - 0.3
+            known.append(ga.evaluate(lm, facts).accuracy)
+    assert max(known) >= 0.98
+
+
+def test_eight_channels_of_mamba_1_carry_letters_at_the_last_token(models):
+    """And nowhere else; of 20 random groups of eight, none."""
+    lm, rng = models["tiny-falcon-mamba"], np.random.default_rng(0)
+    search, letters = (ga.tasks.mmlu(lm, n=n, seed=seed) for n, seed in ((60, 6), (200, SEED)))
+    found = ga.sweep_heads(lm, search, method="screen", k=40, at="last", progress=False).top(8)
+    channels, whole = ga.alive_heads(lm), ga.evaluate(lm, letters).accuracy
+
+    def without(group, **where):
+        with ga.ablate(lm, group, **where):
+            return ga.evaluate(lm, letters).accuracy
+
+    assert without(found, at="last") <= whole - 0.3 and without(found, but="last") >= whole - 0.05
+    drawn = [[channels[i] for i in rng.choice(len(channels), 8, replace=False)] for _ in range(20)]
+    assert min(without(group, at="last") for group in drawn) >= whole - 0.1
+
+
 def check_masked(lm):
     """Without attention's last row: knowledge within 3 points, KV retrieval at 16 pairs down to a fifth or
     less.
@@ -85,14 +122,17 @@ def test_without_attentions_last_row_the_hybrid_knows_but_does_not_retrieve(mode
     check_masked(models["tiny-zamba2"])
 
 
-def test_the_hybrids_ssm_layers_answer_letters_alone(models):
-    """Which is why letters stay when attention's last rows are masked, all four of the question's end."""
+def test_the_hybrids_letters_need_attention_but_not_at_the_end(models):
+    """Options are condensed with its help; picking one is left to the SSMs' last rows."""
     lm = models["tiny-zamba2"]
     letters = ga.tasks.mmlu(lm, n=1000, seed=SEED)
+    attention = [ga.Head(m.layer, head) for m in lm.mixers if m.kind == "attention" for head in m.heads]
     assert ga.evaluate(lm, letters).accuracy >= 0.95
     with ga.mask_last_row(lm, rows=4):
         assert ga.evaluate(lm, letters).accuracy >= 0.9
         assert kv(lm, 16) <= 0.1
+    with ga.ablate(lm, attention, but="last"):
+        assert ga.evaluate(lm, letters).accuracy <= 0.65
     with ga.mask_last_row(lm, "mamba2"):
         assert ga.evaluate(lm, letters).accuracy <= 0.32
 

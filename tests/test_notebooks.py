@@ -196,14 +196,14 @@ def test_progress_shows_the_last_verdict_of_each_exercise_tried(capsys):
     assert not ga.checks.gap_closed(lambda student, hybrid, teacher: 2.0)
     assert ga.checks.gap_closed(ga.checks.gap_closed.reference)
     ga.checks.greedy(lambda score, heads, k: None)
-    ga.checks.best_first(lambda gains, k: [])
+    ga.checks.holds_one(lambda n_heads, n_good, k: 0.0)
     capsys.readouterr()
     ga.checks.progress()
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("05: 1 of 5 right")
     assert (
         line.split("right")[1].split()
-        == "✓ gap_closed · silence_last · swap_head ✗ best_first · greedy".split()
+        == "✓ gap_closed · swap_head · silence_last ✗ holds_one · greedy".split()
     )
 
 

@@ -91,6 +91,22 @@ def test_all_sources_are_read_before_anything_is_written(family, tokenizer):
     assert len({tuple(row) for row in np.round(expected, 3)}) == 3
 
 
+@pytest.mark.parametrize("family", ["llamba", "mamba2", "mamba", "zamba2"])
+def test_sources_may_be_read_from_an_edited_model(family, tokenizer):
+    """What a layer writes without its convolution, at all positions: as if its convolution were off."""
+    lm = by_hand.build(family, tokenizer)
+    asked = [e for e in questions(lm) if len(texts(lm, e)) == len(lm.tokenize([e.prompt])[0]) + 1]
+    mixer = [mixer for mixer in lm.mixers if mixer.kind != "attention"][1]
+    heads = [ga.Head(mixer.layer, number) for number in mixer.heads]
+    with ga.ablate_conv(lm, [mixer.layer]):
+        off = ga.evaluate(lm, asked).logprobs
+    for at, alike in ((lambda e: range(by_hand.last(lm, e) + 1), True), ("last", False)):
+        edited = ga.ablate_conv(lm, [mixer.layer])
+        found = ga.patch(lm, heads, asked, asked, at, at, sources_in=edited)
+        assert (gap(found, off) < close(family)) == alike
+        assert gap(found, ga.evaluate(lm, asked).logprobs) > close(family)
+
+
 @pytest.mark.parametrize("family", families.CONFIGS)
 def test_path_patching_is_three_runs_by_hand(family, tokenizer):
     """The very first thing that is done with a model, too; receivers in several layers don't hear each

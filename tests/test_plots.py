@@ -57,6 +57,19 @@ def test_curves_are_the_accuracies_with_their_intervals_and_chance():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["chance", "a", "b"]
 
 
+def test_a_table_shows_its_shares_row_by_row():
+    ax = ga.plots.table({"none": {"letters": 0.96, "KV": 1.0}, "all": {"letters": NAN, "KV": 0.125}}, "off")
+    assert texts(ax) == ["96 %", "100 %", "12 %"] and ax.get_title() == "off"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["letters", "KV"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["none", "all"]
+    (image,) = ax.images
+    assert image.get_array()[1, 1] == 0.125 and image.get_array().mask[1, 0]
+    with pytest.raises(ValueError, match="row 'b' has y: expected x"):
+        ga.plots.table({"a": {"x": 1}, "b": {"y": 1}})
+    with pytest.raises(ValueError, match="nothing to draw"):
+        ga.plots.table({})
+
+
 def test_bands_are_the_mean_and_the_range_of_runs():
     runs = {"a": [[0.5, 0.9], [0.7, 0.1]], "b": [[0.2, 0.3]]}
     ax = ga.plots.bands([2, 8], runs, "pairs", chance=[0.5, 0.125])

@@ -106,6 +106,8 @@ def test_rates_mark_what_is_named_and_refuse_the_rest():
     ax = rates({"one": {"a": 0.1, "b": 0.9}, "two": {"c": 0.5}}, ["b"], chance=0.25)
     assert [text.get_text() for text in ax.get_yticklabels()] == ["one", "two"]
     assert "b" in [text.get_text() for text in ax.texts] and ax.get_xlim()[1] >= 100
+    close = rates({"one": {"a": 0.91, "b": 0.9, "c": 0.5}}, ["a", "c", "b"])
+    assert [text.get_text() for text in close.texts] == ["a, b", "c"]
     with pytest.raises(ValueError, match="in none of the rows"):
         rates({"one": {"a": 0.1}}, ["z"])
     with pytest.raises(ValueError, match="nothing to draw"):

@@ -10,16 +10,16 @@ from ga_utils.checks.nb00 import accuracy, by_luck, follows, pick_answer, skill_
 from ga_utils.checks.nb01 import causal_attention, condense, continuation_logprob, fair_guess, soft_lookup
 from ga_utils.checks.nb02 import closer_share, letter_logits, swapped, team, zero_head
 from ga_utils.checks.nb03 import answered, loss_share, paired_p, rank_p, to_disable
-from ga_utils.checks.nb04 import decay_mask, implicit_attention, next_state, numbers_kept, row_shares, unroll
-from ga_utils.checks.nb05 import best_first, gap_closed, greedy, silence_last, swap_head
+from ga_utils.checks.nb04 import decay_mask, implicit_attention, next_state, numbers_kept, short_conv, unroll
+from ga_utils.checks.nb05 import gap_closed, greedy, holds_one, silence_last, swap_head
 
 NOTEBOOKS = {  # the exercises of each notebook, in the notebook's order
     "00": [pick_answer, accuracy, skill_lost, follows, by_luck],
     "01": [fair_guess, continuation_logprob, soft_lookup, condense, causal_attention],
     "02": [zero_head, closer_share, team, swapped, letter_logits],
     "03": [to_disable, rank_p, answered, loss_share, paired_p],
-    "04": [next_state, unroll, decay_mask, implicit_attention, row_shares, numbers_kept],
-    "05": [gap_closed, silence_last, swap_head, best_first, greedy],
+    "04": [next_state, unroll, decay_mask, short_conv, implicit_attention, numbers_kept],
+    "05": [gap_closed, swap_head, silence_last, holds_one, greedy],
 }
 ALL = {check.name: check for checks in NOTEBOOKS.values() for check in checks}
 

@@ -209,8 +209,8 @@ loss_share = Check(
 
 def _split(before, after, smaller=min):
     """The smaller of two counts, answers that got worse and answers that got better, and the sum of both."""
-    worse = sum(b and not a for b, a in zip(before, after))
-    better = sum(a and not b for b, a in zip(before, after))
+    worse = sum(bool(b and not a) for b, a in zip(before, after))
+    better = sum(bool(a and not b) for b, a in zip(before, after))
     return smaller(worse, better), worse + better
 
 

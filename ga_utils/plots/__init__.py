@@ -6,7 +6,10 @@ lines also differ in their markers, grouped bars in their hatches, and small tab
 
 from ga_utils.plots.accuracies import bands, bars, curves, grouped_bars, guess, means
 from ga_utils.plots.heads import effects, head_sweep, head_table, layer_sweep, pattern, picks, two_sweeps
+from ga_utils.plots.placement import percentiles, spread, tradeoff
+from ga_utils.plots.rates import outcomes
 from ga_utils.plots.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
+from ga_utils.plots.tables import table
 
 __all__ = [
     "BLUE",
@@ -26,7 +29,12 @@ __all__ = [
     "head_table",
     "layer_sweep",
     "means",
+    "outcomes",
     "pattern",
+    "percentiles",
     "picks",
+    "spread",
+    "table",
+    "tradeoff",
     "two_sweeps",
 ]

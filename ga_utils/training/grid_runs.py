@@ -132,6 +132,13 @@ class Mamba2(Run):
         self.write([{"steps": steps + self.COOLDOWN} | answers], "_answers")
 
 
+def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
+    """The run of `ssm_grid` with this seed and `d_state`."""
+    run = Mamba2(d_state, 4, seed)
+    run.work()
+    save(AutoModelForCausalLM.from_pretrained(run.folder / "model"), world_tokenizer(), out)
+
+
 @dataclass(frozen=True)
 class LlambaLength(Run):
     """tiny-llamba-unaligned, trained end to end for so many steps, a run of its own for each length."""
@@ -142,8 +149,9 @@ class LlambaLength(Run):
     kind: ClassVar[str] = "llamba"
 
     def work(self) -> None:
-        teacher, student = shipped("tiny-llama"), shipped("tiny-llamba-unaligned")
-        if self.steps:
+        made = (self.seed, self.steps) == (1, 1000)  # that run is tiny-llamba itself
+        teacher, student = shipped("tiny-llama"), shipped("tiny-llamba" if made else "tiny-llamba-unaligned")
+        if self.steps and not made:
             stage = replace(DISTIL, steps=self.steps)
             state = TrainingState(student.model, optimizers(student.model, 1e-3), self.folder)
             stream, writer = f"end-to-end-{self.seed}", Writer(student.tokenizer)

@@ -1,12 +1,8 @@
-"""The recipes that made `data/models/`: `python -m ga_utils.training tiny-llama`. A killed run resumes from
-`runs/`."""
+"""The recipes that made `data/models/`, except the Mamba-2s, which are runs of a grid (`grid_runs`)."""
 
 from __future__ import annotations
 
-import argparse
-import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,17 +20,8 @@ from ga_utils.training.distill import Alignment, from_llama, prediction_loss
 from ga_utils.training.loop import TrainingState, compiled, optimizers, train
 from ga_utils.training.scans import fast_scans
 from ga_utils.training.sparsify import FewHeadsLoss, prune
-from ga_utils.training.stages import (
-    DISTIL,
-    FALCON_STAGES,
-    FEW_HEADS,
-    ROUNDS,
-    SSM_STAGES,
-    STAGES,
-    UNGUIDED,
-    UNGUIDED_1,
-)
-from ga_utils.training.untrained import new_falcon_mamba, new_llama, new_mamba2, new_zamba2
+from ga_utils.training.stages import DISTIL, FALCON_STAGES, FEW_HEADS, ROUNDS, SSM_STAGES, STAGES
+from ga_utils.training.untrained import new_falcon_mamba, new_llama, new_zamba2
 
 RUNS = Path("runs")
 
@@ -122,15 +109,7 @@ def tiny_falcon_mamba(seed: int, out: Path) -> None:
     model = new_falcon_mamba(tokenizer, seed)
     state = TrainingState(model, optimizers(model, 3e-3), RUNS / f"{out.name}-{seed}")
     with fast_scans():  # not compiled: it gains nothing here
-        train(state, FALCON_STAGES, 3e-3, f"train-{seed}", Writer(tokenizer), cooldown=600)
-    save(model, tokenizer, out)
-
-
-def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
-    """Mamba-2 from scratch, through SSM_STAGES."""
-    tokenizer = world_tokenizer()
-    model = new_mamba2(tokenizer, seed, d_state)
-    _through_ssm_stages(model, tokenizer, seed, out.name)
+        train(state, FALCON_STAGES, 3e-3, f"grid-{seed}", Writer(tokenizer), cooldown=600)
     save(model, tokenizer, out)
 
 
@@ -138,16 +117,10 @@ def tiny_zamba2(seed: int, out: Path) -> None:
     """The hybrid from scratch, through SSM_STAGES."""
     tokenizer = world_tokenizer()
     model = new_zamba2(tokenizer, seed)
-    _through_ssm_stages(model, tokenizer, seed, out.name)
-    save(model, tokenizer, out)
-
-
-def _through_ssm_stages(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int, name: str
-) -> None:
-    state = TrainingState(model, optimizers(model, 3e-3), RUNS / f"{name}-{seed}")
+    state = TrainingState(model, optimizers(model, 3e-3), RUNS / f"{out.name}-{seed}")
     with fast_scans(), compiled(model):
         train(state, SSM_STAGES, 3e-3, f"train-{seed}", Writer(tokenizer))
+    save(model, tokenizer, out)
 
 
 def world_tokenizer() -> PreTrainedTokenizerBase:
@@ -160,30 +133,3 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) 
     tokenizer.save_pretrained(out)
     if out.with_name(MANIFEST).is_file():
         write_sums(out)
-
-
-RECIPES = {
-    "tiny-llama": tiny_llama,
-    "tiny-llama-unguided": partial(tiny_llama, stages=UNGUIDED_1),
-    "tiny-llama-unguided-2": partial(tiny_llama, stages=UNGUIDED),
-    "tiny-llama-minimal": tiny_llama_minimal,
-    "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
-    "tiny-llamba-onetap": partial(tiny_llamba, taps=1, steps=1500, save_unaligned=False),
-    "tiny-falcon-mamba": tiny_falcon_mamba,
-    "tiny-mamba2": tiny_mamba2,
-    "tiny-mamba2-d4": partial(tiny_mamba2, d_state=4),
-    "tiny-mamba2-d16": partial(tiny_mamba2, d_state=16),
-    "tiny-zamba2": tiny_zamba2,
-}
-SEEDS = {"tiny-llama": 2, "tiny-llama-unguided-2": 2}  # of the shipped models; 1 for all others
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", choices=RECIPES)
-    parser.add_argument("--seed", type=int, help="default: the seed of the shipped model")
-    parser.add_argument("--out", type=Path, help="default: the model's folder in data/models")
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    seed = SEEDS.get(args.model, 1) if args.seed is None else args.seed
-    RECIPES[args.model](seed, args.out or world.data_dir() / "models" / args.model)

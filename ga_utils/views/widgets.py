@@ -98,7 +98,7 @@ def head_explorer(
     disable.observe(update_status, "value")
     change_model()
     controls = widgets.VBox([model, sliders, disable, prompt])
-    return widgets.VBox([widgets.HBox([controls, picture]), answer, status])
+    return widgets.VBox([_side_by_side([controls, picture]), answer, status])
 
 
 def sweep_view(sweep: HeadSweep, lm: LM, prompt: str) -> widgets.VBox:
@@ -173,7 +173,12 @@ def attention_beside(
             control.observe(update, "value")
         update()
         panels.append(widgets.VBox([widgets.HTML(f"<b>{html.escape(name)}</b>"), layer, head, picture]))
-    return widgets.VBox([text, widgets.HBox(panels)])
+    return widgets.VBox([text, _side_by_side(panels)])
+
+
+def _side_by_side(views: list[widgets.Widget]) -> widgets.HBox:
+    """Where the page is too narrow, as on a phone, one below the other."""
+    return widgets.HBox(views, layout=widgets.Layout(flex_flow="row wrap"))
 
 
 def _by_name(lms: LM | Iterable[LM]) -> dict[str, LM]:
