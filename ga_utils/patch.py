@@ -168,7 +168,7 @@ def patch_state(
 def read_state(lm: LM, examples: Iterable[Example], layer: int, at: Where = "last") -> torch.Tensor:
     """What an SSM layer keeps of each prompt after a position: states [n, n_heads, d_head, d_state], float32.
 
-    A float64 model's stay float64.
+    They lie on the CPU, as all that `ga` returns. A float64 model's stay float64.
 
     Raises:
         ValueError: no examples; the layer has no SSM; not exactly one position in a prompt.
@@ -183,7 +183,7 @@ def read_state(lm: LM, examples: Iterable[Example], layer: int, at: Where = "las
     read = record(lm, mixers, _texts(lm, examples), _watch_input)[0]
     places = [_only_one(lm, example, at) for example in examples]
     scans = (scan_of(mixers[0].module, hidden[: place + 1]) for hidden, place in zip(read, places))
-    return torch.stack([scan.state(range(mixers[0].n_heads)) for scan in scans])
+    return torch.stack([scan.state(range(mixers[0].n_heads)).cpu() for scan in scans])
 
 
 def _texts(lm: LM, examples: list[Example]) -> list[Row]:

@@ -204,6 +204,7 @@ def test_what_ga_returns_lies_on_the_cpu_in_float32(family, free, gpu, tokenizer
         if ssm is not None:
             scan = ga.scan(lm, examples[0].prompt, ssm)
             seen += [scan.x, scan.B, scan.C, scan.dt, scan.A, scan.D, scan.scale]
+            seen.append(ga.read_state(lm, examples, ssm))
         assert {(tensor.device, tensor.dtype) for tensor in seen} == {(CPU, torch.float32)}
         for mode in ("zero", "mean", "resample"):
             with ga.ablate(lm, heads, mode, reference=examples):
