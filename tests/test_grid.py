@@ -208,14 +208,15 @@ def test_tables_are_read_with_answers_as_arrays(tmp_path, monkeypatch):
         ga.runs("b")
 
 
-def test_no_training_is_the_shipped_unaligned_model(small):
-    run = grid_runs.LlambaLength(1, 0)
+@pytest.mark.parametrize("steps, name", [(0, "tiny-llamba-unaligned"), (1000, "tiny-llamba")])
+def test_two_lengths_are_the_llambas_that_ship(small, steps, name):
+    run = grid_runs.LlambaLength(1, steps)
     run.work()
-    unaligned = ga.load_model("tiny-llamba-unaligned", device="cpu")
+    llamba = ga.load_model(name, device="cpu")
     (row,) = run.table().to_dict("records")
-    for name, examples in all_tasks(unaligned, 3).items():
-        if name in row:
-            assert float(row[name]) == pytest.approx(ga.evaluate(unaligned, examples).accuracy, abs=1e-4)
+    for task, examples in all_tasks(llamba, 3).items():
+        if task in row:
+            assert float(row[task]) == pytest.approx(ga.evaluate(llamba, examples).accuracy, abs=1e-4)
 
 
 @pytest.fixture

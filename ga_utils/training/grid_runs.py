@@ -141,7 +141,10 @@ def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
 
 @dataclass(frozen=True)
 class LlambaLength(Run):
-    """tiny-llamba-unaligned, trained end to end for so many steps, a run of its own for each length."""
+    """tiny-llamba-unaligned, trained end to end for so many steps, a run of its own for each length.
+
+    Seed 1 with 1,000 steps is how tiny-llamba was made, so it is measured and not trained again.
+    """
 
     seed: int
     steps: int
@@ -149,7 +152,7 @@ class LlambaLength(Run):
     kind: ClassVar[str] = "llamba"
 
     def work(self) -> None:
-        made = (self.seed, self.steps) == (1, 1000)  # that run is tiny-llamba itself
+        made = (self.seed, self.steps) == (1, 1000)
         teacher, student = shipped("tiny-llama"), shipped("tiny-llamba" if made else "tiny-llamba-unaligned")
         if self.steps and not made:
             stage = replace(DISTIL, steps=self.steps)
