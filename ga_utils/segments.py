@@ -141,10 +141,8 @@ def positions(lm: LM, example: Example, where: Where) -> list[int]:
 
 
 def _last(lm: LM, example: Example) -> int:
-    rows = rows_of(lm, [example])
-    if len(rows) == 1:  # its choices are single tokens
-        return len(rows[0].ids) - 1
-    first, last = min(row.whole for row in rows), max(row.whole for row in rows)
+    texts = [text for row in rows_of(lm, [example]) for text in row.texts]
+    first, last = min(texts), max(texts)
     # A choice that another one begins with: its last token is only predicted, and is no position of its row.
     common = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), len(first) - 1)
     return common - 1

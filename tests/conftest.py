@@ -48,6 +48,12 @@ def minimal():
     return ga.load_model("tiny-llama-minimal", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def real():
+    """SmolLM2 with 135 million parameters: the one model here that nobody made for this course."""
+    return ga.load_model("smollm2-135m-instruct-q4", device="cpu")
+
+
 def logits(lm: ga.LM, prompt: str) -> torch.Tensor:
     """Hugging Face's own full forward on one prompt: [pos, vocabulary]."""
     with torch.no_grad():

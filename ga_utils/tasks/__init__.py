@@ -14,9 +14,25 @@ from collections.abc import Callable
 
 from ga_utils.examples import Example
 from ga_utils.models.lm import LM
-from ga_utils.tasks import benchmarks, tiny, world
+from ga_utils.tasks import benchmarks, texts, tiny, world
 
-__all__ = ["Example", "bbh", "dialogue", "gsm8k", "knowledge", "kv_retrieval", "mmlu", "mmlu_content"]
+__all__ = [
+    "ENGLISH",
+    "Example",
+    "bbh",
+    "dialogue",
+    "english",
+    "gsm8k",
+    "induction",
+    "knowledge",
+    "kv_retrieval",
+    "mmlu",
+    "mmlu_content",
+]
+
+ENGLISH = texts.ENGLISH  # the kinds of short English texts
+
+VALUES = {"numbers": world.NUMBERS, "digits": world.NUMBERS[:10]}  # of a dictionary
 
 
 def mmlu(
@@ -58,15 +74,25 @@ def knowledge(lm: LM, n: int = 200, seed: int = 0, sets: list[str] | None = None
     return benchmarks.knowledge(_positive(n), seed, sets)
 
 
-def kv_retrieval(lm: LM, n_pairs: int = 8, n: int = 200, seed: int = 0) -> list[Example]:
+def kv_retrieval(
+    lm: LM, n_pairs: int = 8, n: int = 200, seed: int = 0, values: str = "numbers"
+) -> list[Example]:
     """A dictionary of random pairs, and one key to look up: retrieval, no knowledge. Chance is 1/n_pairs.
 
     Real models read the paper's wording (`tiny.kv_memorize`). No data set is needed.
+
+    Args:
+        values: "numbers": 0 to 99; to many a tokenizer two digits are two tokens. "digits": 0 to 9, so that a
+            value is one token and none begins another one.
     """
-    if not 2 <= n_pairs <= len(world.NOUNS):
-        raise ValueError(f"n_pairs={n_pairs}: there are keys for 2 to {len(world.NOUNS)} pairs")
+    if values not in VALUES:
+        raise ValueError(f"values={values!r}: expected one of {', '.join(VALUES)}")
+    most = min(len(world.NOUNS), len(VALUES[values]))
+    if not 2 <= n_pairs <= most:
+        raise ValueError(f"n_pairs={n_pairs}: there are keys for 2 to {most} pairs")
     ask = tiny.kv_retrieval if _speaks_tiny(lm) else tiny.kv_memorize
-    return _draw(f"kv-{n_pairs}", lambda rng: ask(rng, n_pairs), n, seed)
+    stream = f"kv-{n_pairs}" if values == "numbers" else f"kv-{values}-{n_pairs}"
+    return _draw(stream, lambda rng: ask(rng, n_pairs, VALUES[values]), n, seed)
 
 
 def gsm8k(lm: LM, n: int = 200, seed: int = 0) -> list[Example]:
@@ -105,6 +131,34 @@ def dialogue(lm: LM, n: int = 200, seed: int = 0) -> list[Example]:
     if _speaks_tiny(lm):
         return _draw("dialogue", lambda rng: tiny.dialogue(rng).ask(rng, "dialogue"), n, seed)
     return benchmarks.dialogue(_positive(n), seed)
+
+
+def english(lm: LM, kind: str = "gift", n: int = 200, seed: int = 0) -> list[Example]:
+    """Short English texts, for models that know English and need no data set.
+
+    Args:
+        kind: one of `ENGLISH`; "gift" is indirect object identification, chance 50 %, "common" is common
+            knowledge without retrieval. Chance is 25 % for all but "gift".
+    """
+    if kind not in ENGLISH:
+        raise ValueError(f"kind={kind!r}: expected one of {', '.join(ENGLISH)}")
+    if _speaks_tiny(lm):
+        raise ValueError(
+            "this model speaks the tiny world, which has no English: ask it ga.tasks.mmlu and so on"
+        )
+    return _draw(f"english-{kind}", ENGLISH[kind], n, seed)
+
+
+def induction(lm: LM, n: int = 200, seed: int = 0, length: int = 12) -> list[Example]:
+    """Random words, then the same words again up to somewhere in their second half: which comes next?
+
+    Each word is one token. Chance is 25 %.
+    """
+    if length < 4:
+        raise ValueError(
+            f"length={length}: four different words are needed, the right one and three wrong ones"
+        )
+    return _draw(f"induction-{length}", lambda rng: texts.induction(rng, lm.tokenizer, length), n, seed)
 
 
 def _speaks_tiny(lm: LM) -> bool:

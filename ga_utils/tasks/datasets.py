@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from ga_utils.tasks.originals import ORIGINAL, original_rows
+
 INSTALL = 'tasks on real data need two more packages: pip install "ga-utils[eval]"'
 
 
@@ -37,15 +39,23 @@ TIMEDIAL = PublicData("hails/bigbench", "timedial_zero_shot", "default", None)  
 def read(data: PublicData):
     """The rows, as a `datasets.Dataset`: from the folder GA_DATASETS if they are there, else from the hub.
 
+    The folder may hold the hub's repositories, `GA_DATASETS/cais/mmlu`, or for MMLU, GSM8K and BIG-Bench Hard
+    the authors' own files, in `GA_DATASETS/mmlu`, `gsm8k` and `bbh` (see `originals`).
+
     Raises:
         ModuleNotFoundError: the package `datasets` is not installed.
         ConnectionError: the data set is neither in the folder nor within reach; says what to download where.
+        ValueError: a row of an original file is damaged (names file and row).
     """
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(INSTALL) from error
     folder = os.environ.get("GA_DATASETS")
+    name = data.repo.rpartition("/")[2]
+    rows = original_rows(Path(folder) / name, data.config, data.split) if folder else None
+    if rows:
+        return datasets.Dataset.from_list(rows)
     on_disk = bool(folder) and (Path(folder) / data.repo).is_dir()
     path = str(Path(folder) / data.repo) if on_disk else data.repo
     revision = None if on_disk else data.revision
@@ -57,4 +67,5 @@ def read(data: PublicData):
             f"can't read {data.repo} ({data.config or 'default'}, {data.split}) from {path}: "
             f"{error}\nWhere there is internet, run\n  hf download --repo-type dataset {data.repo}{pinned} "
             f"--local-dir FOLDER/{data.repo}\nand set the environment variable GA_DATASETS=FOLDER here."
+            + (f" Or copy the authors' own files to FOLDER/{name}." if name in ORIGINAL else "")
         ) from error

@@ -9,6 +9,7 @@ newline that ends it.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -96,11 +97,13 @@ def knowledge(rng: random.Random) -> Example:
     )
 
 
-def dictionary(rng: random.Random, n_pairs: int) -> tuple[str, dict[str, str]]:
+def dictionary(
+    rng: random.Random, n_pairs: int, values: Sequence[str] = NUMBERS
+) -> tuple[str, dict[str, str]]:
     """A random dictionary as text (`Dictionary: ⏎ apple: 17 ⏎ ...`) and as a dict, keys and values
     distinct.
     """
-    pairs = dict(zip(rng.sample(NOUNS, n_pairs), rng.sample(NUMBERS, n_pairs)))
+    pairs = dict(zip(rng.sample(NOUNS, n_pairs), rng.sample(values, n_pairs)))
     return "Dictionary:\n" + "".join(f"{key}: {value}\n" for key, value in pairs.items()), pairs
 
 
@@ -108,7 +111,7 @@ def kv_query(key: str) -> str:
     return f"Question: what is the value of {key}?\nAnswer:"
 
 
-def kv_retrieval(rng: random.Random, n_pairs: int = 8) -> Example:
+def kv_retrieval(rng: random.Random, n_pairs: int = 8, values: Sequence[str] = NUMBERS) -> Example:
     """Look one key of a dictionary up; the choices are all values of the dictionary, so chance is 1/n_pairs.
 
     Dictionary:⏎
@@ -117,14 +120,14 @@ def kv_retrieval(rng: random.Random, n_pairs: int = 8) -> Example:
     Question: what is the value of lamp?⏎
     Answer:                     <- asked for: " 4", against " 17"
     """
-    text, pairs = dictionary(rng, n_pairs)
+    text, pairs = dictionary(rng, n_pairs, values)
     answer = rng.randrange(n_pairs)
     return Example(
         text + kv_query(list(pairs)[answer]), tuple(f" {v}" for v in pairs.values()), answer, "kv_retrieval"
     )
 
 
-def kv_memorize(rng: random.Random, n_pairs: int) -> Example:
+def kv_memorize(rng: random.Random, n_pairs: int, values: Sequence[str] = NUMBERS) -> Example:
     """`kv_retrieval` in the wording of the paper (appendix A.5), for models that know English.
 
     Memorize the following dictionary:⏎
@@ -132,7 +135,7 @@ def kv_memorize(rng: random.Random, n_pairs: int) -> Example:
     lamp:4⏎
     The value of the key 'lamp' is      <- asked for: " 4", against " 17"
     """
-    _, pairs = dictionary(rng, n_pairs)
+    _, pairs = dictionary(rng, n_pairs, values)
     answer = rng.randrange(n_pairs)
     lines = "".join(f"{key}:{value}\n" for key, value in pairs.items())
     prompt = f"Memorize the following dictionary:\n{lines}The value of the key '{list(pairs)[answer]}' is"
