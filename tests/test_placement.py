@@ -1,6 +1,7 @@
 """What notebook 05 needs besides heads: donors with another question, bands of random draws, memory."""
 
 import random
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 import ga_utils as ga
 from ga_utils.plots import outcomes, percentiles, spread, tradeoff
-from ga_utils.tasks.pairs import PAIR, ask_another
+from ga_utils.segments import positions
+from ga_utils.tasks import tiny
+from ga_utils.tasks.pairs import DIFFERENCES, PAIR, ask_another, differ_in, parts
 
 
 @pytest.fixture(autouse=True)
@@ -49,15 +52,69 @@ def test_another_question_about_the_same_keys_with_other_values(wording):
 @pytest.mark.parametrize(
     "prompt, choices, message",
     [
-        ("a: 1\nb: 2\nof a?", (" 1", " 2"), "three or more pairs"),
-        ("a: 1\nb: 2\nc: 3\nof a?", (" 1", " 3", " 2"), "three or more pairs"),
-        ("A. owl\nB. rose\nAnswer:", (" A", " B"), "three or more pairs"),
+        ("a: 1\nb: 2\nof a?", (" 1", " 2"), "2 pairs: with fewer than three"),
+        ("a: 1\nb: 2\nc: 3\nof a?", (" 1", " 3", " 2"), "one line `key: value` for each"),
+        ("A. owl\nB. rose\nAnswer:", (" A", " B"), "one line `key: value` for each"),
         ("a: 1\nb: 2\nc: 3\nof d?", (" 1", " 2", " 3"), "asks for its key 'a'"),
     ],
 )
 def test_what_is_no_dictionary_is_refused(prompt, choices, message):
     with pytest.raises(ValueError, match=message):
         ask_another(ga.Example(prompt, choices, 0, "toy"), random.Random(0))
+
+
+WORDINGS = pytest.mark.parametrize("ask", [tiny.kv_retrieval, tiny.kv_memorize], ids=["tiny", "paper's"])
+
+
+@WORDINGS
+def test_prompts_that_differ_in_one_thing(ask):
+    """Whatever is traded, following it leads to the other pair of the first prompt."""
+    rng = random.Random(2)
+    for _ in range(30):
+        question = ask(rng, 5)
+        other = rng.choice([place for place in range(5) if place != question.answer])
+        before = list(dictionary(question).items())
+        (key, _), (other_key, other_value) = before[question.answer], before[other]
+        for what in DIFFERENCES:
+            source = differ_in(question, what, other)
+            after = list(dictionary(source).items())
+            tail = source.prompt.rpartition(f"{after[-1][1]}\n")[2]
+            asked = other_key if what in ("question", "key") else key
+            assert re.findall(r"\w+", tail.replace("the key ", ""))[-2] == asked
+            place = [name for name, _ in after].index(asked)
+            answer = dict(after)[asked]
+            traded = {"key": asked == other_key, "value": answer == other_value, "place": place == other}
+            assert traded == {name: what in (name, "question") for name in traded}
+            assert sorted(after) == sorted(before) or what in ("value", "key")
+            assert source.choices == question.choices
+            assert source.prompt.count("\n") == question.prompt.count("\n")
+    with pytest.raises(ValueError, match="what='order': expected one of question, value, place, key"):
+        differ_in(question, "order", other)
+    for wrong in (question.answer, 5, -1):
+        with pytest.raises(ValueError, match=f"other={wrong}: expected the place of a pair"):
+            differ_in(question, "value", wrong)
+
+
+@pytest.mark.parametrize("which", ["tiny", "real"])
+def test_each_token_belongs_to_one_part(which, request):
+    lm = request.getfixturevalue(which)
+    for question in ga.tasks.kv_retrieval(lm, n_pairs=4, n=20, values="digits"):
+        found = parts(lm, question)
+        (last,) = positions(lm, question, "last")
+        assert sorted(sum(found.values(), [])) == list(range(last + 1)) and found["first token"] == [0]
+        ids = lm.encode(question.prompt)[0].tolist()
+        text = {
+            part: lm.tokenizer.decode([ids[i] for i in where if i < len(ids)])
+            for part, where in found.items()
+        }
+        pairs = dictionary(question)
+        key = list(pairs)[question.answer]
+        assert text["right key"].strip(": ") == key == text["asked key"].strip(" '?")
+        assert re.findall(r"\d", text["right value"]) == [pairs[key]]
+        assert sorted(re.findall(r"\d", text["other values"])) == sorted(
+            v for k, v in pairs.items() if k != key
+        )
+        assert all(name in text["other keys"].replace(" ", "") for name in pairs if name != key)
 
 
 def test_the_band_goes_from_the_5th_to_the_95th_percentile_around_the_median():
