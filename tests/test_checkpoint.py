@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from conftest import random_llama
+from huggingface_hub import constants
 from sweeping import committed, same
 from transformers import AutoTokenizer
 
@@ -192,3 +193,27 @@ def test_a_disk_that_fills_up_keeps_all_finished_heads(tmp_path, computed, monke
     assert len(computed) == kept + 1
     computed.clear()
     assert same(sweep(path), uninterrupted) and len(computed) == PIECES - kept
+
+
+def test_an_automatic_file_belongs_to_one_sweep_alone(lm, computed, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    examples, heads = ga.tasks.mmlu(lm, n=6), ["L0H0", "L1H2"]
+
+    def swept(examples, heads):
+        computed.clear()
+        sweep = ga.sweep_heads(lm, examples, heads, checkpoint="auto", progress=False)
+        return sweep, sum(map(len, computed))
+
+    first, n = swept(examples, heads)
+    assert n == 2 and swept(examples, heads) == (first, 0)
+    assert swept(examples, [*heads, "L2H0"])[1] == 1  # what is there is used
+    assert swept(ga.tasks.mmlu(lm, n=6, seed=1), heads)[1] == 2  # other questions: another file, no refusal
+    assert first == ga.sweep_heads(lm, examples, heads, progress=False)
+    assert len(list((tmp_path / "ga_utils" / "sweeps").iterdir())) == 2
+
+
+def test_where_the_cache_cannot_be_written_nothing_is_kept(lm, tmp_path, monkeypatch):
+    (tmp_path / "ga_utils").write_text("a file where the folder should be")
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match="results are not kept"):
+        ga.sweep_heads(lm, ga.tasks.mmlu(lm, n=3), ["L0H0"], checkpoint="auto", progress=False)

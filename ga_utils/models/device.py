@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from huggingface_hub import constants
 
 GB = 1e9  # bytes; sizes in the course are decimal, as on the Hugging Face hub
 AMPERE = (8, 0)  # compute capability of the first NVIDIA GPUs with fast bfloat16
@@ -84,6 +85,11 @@ def free_gb(device: str | torch.device) -> float:
         case "mps":  # an Apple GPU shares the machine's memory, and may use only a part of it
             return min(machine, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()) / GB
     return machine / GB
+
+
+def cache_dir() -> Path:
+    """Where results are kept that took long to make: the folder `ga_utils` in Hugging Face's (`HF_HOME`)."""
+    return Path(constants.HF_HOME) / "ga_utils"
 
 
 def free_disk_gb(folder: Path) -> float:

@@ -2,8 +2,8 @@
 
     file.gguf ──transformers, package gguf──► weights in float32 or 16 bit ──► <cache>/<sha256>-<dtype>/
 
-The cache is the folder `ga_utils` in Hugging Face's (`HF_HOME`). It is keyed by the file's SHA-256, so a file
-that has moved is found again and one that has changed is not mistaken for the old one.
+The cache (`device.cache_dir`) is keyed by the file's SHA-256, so a file that has moved is found again and one
+that has changed is not mistaken for the old one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 import transformers
-from huggingface_hub import constants
 from safetensors.torch import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ga_utils.models.catalog import Wheel
-from ga_utils.models.device import GB, free_disk_gb
+from ga_utils.models.device import GB, cache_dir, free_disk_gb
 
 MAGIC = b"GGUF"
 DONE = "config.json"  # written last, into a folder that is then moved into place
@@ -63,7 +62,7 @@ def dequantised(file: Path, dtype: torch.dtype) -> Path:
     with file.open("rb") as stream:
         if stream.read(4) != MAGIC:
             raise ValueError(f"{file} is no GGUF file: it does not begin with {MAGIC.decode()!r}")
-    cache = Path(constants.HF_HOME) / "ga_utils"
+    cache = cache_dir()
     folder = cache / f"{digest(file)[:16]}-{str(dtype).removeprefix('torch.')}"
     if (folder / DONE).is_file():
         return folder

@@ -21,7 +21,7 @@ from ga_utils.models.budget import budget
 from ga_utils.models.lm import LM
 from ga_utils.scoring import Score, evaluate
 from ga_utils.segments import Places, Where
-from ga_utils.sweeps.checkpoint import MEMORY, Checkpoint, Piece, identity
+from ga_utils.sweeps.checkpoint import MEMORY, Checkpoint, Piece, automatic, identity
 from ga_utils.sweeps.exact import ExactSweep
 from ga_utils.sweeps.ray_engine import Compute, on_ray
 from ga_utils.sweeps.results import HeadSweep, LayerSweep
@@ -57,7 +57,9 @@ def sweep_heads(
             10 held all five in 13 of 16 trials. Raise k where every head counts.
         checkpoint: a file that keeps what is finished. The same call after a crash goes on there and gives
             the same result. Other heads, and another method, may use the same file, and so may several
-            processes at once; everything else must be the same.
+            processes at once; everything else must be the same. "auto": a file in the cache (`cache_dir`)
+            that belongs to exactly this model, these examples and this machine, so that a notebook that is
+            run again finds its results; where the cache can't be written to, nothing is kept.
         engine: "local", or "ray": spread over a Ray cluster (see `ray_engine.on_ray`).
 
     Raises:
@@ -88,7 +90,7 @@ def sweep_heads(
         heads = sorted(order[: k or max(SCREENED, len(heads) // 24)])
     # Without a checkpoint the same code runs on a database in memory, which nothing can be confused with.
     who = identity(lm, examples, mode, reference, Places(lm, at, but)) if checkpoint else {}
-    with Checkpoint(checkpoint or MEMORY, who) as done:
+    with Checkpoint(automatic(who) if checkpoint == "auto" else checkpoint or MEMORY, who) as done:
         _compute(lm, examples, pieces(lm, heads, rows), done, ENGINES[engine], make, progress)
         return _table(lm, examples, {head: done.get(head) for head in [None, *heads]}, estimate)
 

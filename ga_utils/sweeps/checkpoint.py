@@ -15,9 +15,11 @@ import hashlib
 import json
 import re
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ import transformers
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head
+from ga_utils.models.device import cache_dir
 from ga_utils.models.lm import LM
 from ga_utils.scoring import evaluate
 from ga_utils.segments import Places
@@ -228,6 +231,19 @@ def identity(
         "examples": _digest_of(examples),
         "outputs": hashlib.sha256(evaluate(lm, examples[:PROBE]).logprobs.tobytes()).hexdigest()[:16],
     }
+
+
+def automatic(who: dict[str, str]) -> Path | str:
+    """The file in the cache for one identity; `MEMORY`, with a warning, where nothing can be written."""
+    folder = cache_dir() / "sweeps"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        warnings.warn(f"the sweep's results are not kept: {error}", stacklevel=3)
+        return MEMORY
+    return folder / f"{hashlib.sha256(json.dumps(who).encode()).hexdigest()[:16]}.sqlite"
 
 
 def fingerprint(model: torch.nn.Module) -> str:
