@@ -6,6 +6,7 @@ import answers_nb02
 import answers_nb03
 import answers_nb04
 import answers_nb05
+import answers_nb06
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ TABLES = {
     "03": answers_nb03,
     "04": answers_nb04,
     "05": answers_nb05,
+    "06": answers_nb06,
 }
 
 

@@ -180,7 +180,7 @@ def run_notebook(path: Path, labels: Labels) -> dict[int, str]:
 def test_every_notebook_runs_on_a_gpu(name, gpu, monkeypatch):
     monkeypatch.chdir(FOLDER)
     monkeypatch.setattr(plt, "show", lambda *args, **kwargs: None)
-    for task in ("mmlu", "knowledge", "kv_retrieval"):
+    for task in ("mmlu", "knowledge", "kv_retrieval", "english"):
         make = getattr(ga.tasks, task)
         monkeypatch.setattr(ga.tasks, task, lambda *args, make=make, **how: make(*args, **how)[:FEW])
     failed = run_notebook(FOLDER / f"{name}.ipynb", gpu)

@@ -53,9 +53,11 @@ def test_another_question_about_the_same_keys_with_other_values(wording):
     "prompt, choices, message",
     [
         ("a: 1\nb: 2\nof a?", (" 1", " 2"), "2 pairs: with fewer than three"),
-        ("a: 1\nb: 2\nc: 3\nof a?", (" 1", " 3", " 2"), "one line `key: value` for each"),
+        ("a: 1\nb: 2\nc: 3\nof a?", (" 1", " 3", " 2"), "not the dictionary's values in their order"),
+        ("a: 1\nb: 2\nc: 3\nof b?", (" 1", " 2", " 3"), "not the dictionary's values in their order"),
+        ("a: 1\nb: 2\nc: 3\nof a?", (" 1", " 3", " 4"), "one line `key: value` for each"),
         ("A. owl\nB. rose\nAnswer:", (" A", " B"), "one line `key: value` for each"),
-        ("a: 1\nb: 2\nc: 3\nof d?", (" 1", " 2", " 3"), "asks for its key 'a'"),
+        ("a: 1\nb: 2\nc: 3\nof d?", (" 1", " 2", " 3"), "asks for one of its keys a, b, c"),
     ],
 )
 def test_what_is_no_dictionary_is_refused(prompt, choices, message):

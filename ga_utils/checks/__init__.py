@@ -12,6 +12,7 @@ from ga_utils.checks.nb02 import closer_share, letter_logits, swapped, team, zer
 from ga_utils.checks.nb03 import answered, loss_share, paired_p, rank_p, to_disable
 from ga_utils.checks.nb04 import decay_mask, implicit_attention, next_state, numbers_kept, short_conv, unroll
 from ga_utils.checks.nb05 import gap_closed, greedy, holds_one, silence_last, swap_head
+from ga_utils.checks.nb06 import attention_by_part, moved, ov_logits, trade, z_of_head
 
 NOTEBOOKS = {  # the exercises of each notebook, in the notebook's order
     "00": [pick_answer, accuracy, skill_lost, follows, by_luck],
@@ -20,6 +21,7 @@ NOTEBOOKS = {  # the exercises of each notebook, in the notebook's order
     "03": [to_disable, rank_p, answered, loss_share, paired_p],
     "04": [next_state, unroll, decay_mask, short_conv, implicit_attention, numbers_kept],
     "05": [gap_closed, swap_head, silence_last, holds_one, greedy],
+    "06": [attention_by_part, z_of_head, trade, moved, ov_logits],
 }
 ALL = {check.name: check for checks in NOTEBOOKS.values() for check in checks}
 

@@ -23,9 +23,11 @@ from ga_utils.sweeps.exact import ExactSweep
 def attribution(sweep: ExactSweep, answers: list[int], heads: list[Head]) -> tuple[np.ndarray, list[Head]]:
     """Estimates for all heads, and the heads in the order in which they deserve an exact look.
 
-    The order is by a pessimistic estimate: a change of c nats of log-odds at one position counts as c - c² /
-    2. A large change has left the range in which a first-order estimate means anything, even its sign, and
-    most large changes are losses.
+    Two orders are merged, one head from each in turn. By the estimate itself. And by a pessimistic one: a
+    change of c nats of log-odds at one position counts as c - c² / 2. A large change has left the range in
+    which a first-order estimate means anything, even its sign, and most large changes are losses. But heads
+    of the first layers change everything: in SmolLM2 the pessimistic order alone put eleven of them before
+    the costliest head, the fifth by the estimate.
 
     `sweep` uses what this pass records.
 
@@ -40,7 +42,9 @@ def attribution(sweep: ExactSweep, answers: list[int], heads: list[Head]) -> tup
     total, squares = changes[:, :, [of_head[head] for head in heads]]  # [example, head]
     estimate = logsigmoid(margin[:, None] + total).mean(0).numpy()
     pessimistic = logsigmoid(margin[:, None] + total - squares / 2).mean(0).numpy()
-    return estimate, [heads[i] for i in pessimistic.argsort(kind="stable")]
+    orders = (values.argsort(kind="stable") for values in (pessimistic, estimate))
+    merged = dict.fromkeys(int(i) for pair in zip(*orders) for i in pair)
+    return estimate, [heads[i] for i in merged]
 
 
 def _first_order(sweep: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -33,6 +33,8 @@ def ask_another(example: Example, rng: random.Random) -> tuple[Example, int]:
     keys, values = told.keys, told.values
     if len(keys) < 3:
         raise ValueError(f"{len(keys)} pairs: with fewer than three no answer would be a third one")
+    if [f" {value}" for value in values] != list(example.choices) or told.place != example.answer:
+        raise ValueError(f"the choices {example.choices} are not the dictionary's values in their order")
     while True:
         order = rng.sample(range(len(values)), len(values))  # pair i gets the value of pair order[i]
         asked = rng.randrange(len(values))
@@ -46,7 +48,8 @@ def ask_another(example: Example, rng: random.Random) -> tuple[Example, int]:
 class Pairs:
     """A dictionary's prompt taken apart: what stands before the pairs, the pairs, the question behind them.
 
-    colon: what stands between a key and its value. asked: where the asked key stands in `tail`.
+    colon: what stands between a key and its value. asked: where the asked key stands in `tail`. place: the
+    line of that key.
     """
 
     head: str
@@ -55,6 +58,7 @@ class Pairs:
     colon: str
     tail: str
     asked: tuple[int, int]
+    place: int
 
     def text(self, pairs: list[tuple[str, str]], key: str) -> str:
         """The same prompt with other pairs and another key asked for."""
@@ -67,21 +71,21 @@ def read_pairs(example: Example) -> Pairs:
     """Take a `kv_retrieval` prompt apart.
 
     Raises:
-        ValueError: it has not one line for each choice, in their order, and the asked key after them.
+        ValueError: it has not one line for each choice, and one of the keys after them.
     """
     lines = list(PAIR.finditer(example.prompt))
-    keys, values = [line[1] for line in lines], [choice.strip() for choice in example.choices]
-    if [line[3] for line in lines] != values:
+    keys, values = [line[1] for line in lines], [line[3] for line in lines]
+    if sorted(values) != sorted(choice.strip() for choice in example.choices):
         raise ValueError(
             f"the {example.task} prompt is no dictionary with one line `key: value` for each of its choices "
-            f"{example.choices}, in their order"
+            f"{example.choices}"
         )
     head, tail = example.prompt[: lines[0].start()], example.prompt[lines[-1].end() :]
-    named = list(re.finditer(rf"\b{re.escape(keys[example.answer])}\b", tail))
+    named = list(re.finditer(rf"\b({'|'.join(map(re.escape, keys))})\b", tail))
     if not named:
-        raise ValueError(f"nothing after the dictionary asks for its key {keys[example.answer]!r}")
-    # The last one: a key may be the word "key", which the paper's question has, too.
-    return Pairs(head, keys, values, f":{lines[0][2]}", tail, named[-1].span())
+        raise ValueError(f"nothing after the dictionary asks for one of its keys {', '.join(keys)}")
+    asked = named[-1]  # the last one: a key may be the word "key", which the paper's question has, too
+    return Pairs(head, keys, values, f":{lines[0][2]}", tail, asked.span(), keys.index(asked[0]))
 
 
 DIFFERENCES = ("question", "value", "place", "key")
@@ -105,7 +109,8 @@ def differ_in(example: Example, what: str, other: int) -> Example:
     Raises:
         ValueError: an unknown `what`; `other` is the asked pair or none; or the prompt is no dictionary.
     """
-    told, asked = read_pairs(example), example.answer
+    told = read_pairs(example)
+    asked = told.place
     if what not in DIFFERENCES:
         raise ValueError(f"what={what!r}: expected one of {', '.join(DIFFERENCES)}")
     if other == asked or not 0 <= other < len(told.keys):
@@ -132,7 +137,7 @@ def parts(lm: LM, example: Example) -> dict[str, list[int]]:
     ends.append((len(told.head), "rest"))
     at = len(told.head)
     for place, (key, value) in enumerate(zip(told.keys, told.values)):
-        whose, plural = ("right", "") if place == example.answer else ("other", "s")
+        whose, plural = ("right", "") if place == told.place else ("other", "s")
         ends.append((at := at + len(key), f"{whose} key{plural}"))
         ends.append((at := at + len(told.colon + value) + 1, f"{whose} value{plural}"))
     at -= 1  # the last line's end belongs to the tail
