@@ -67,7 +67,7 @@ def dequantised(file: Path, dtype: torch.dtype) -> Path:
     if (folder / DONE).is_file():
         return folder
     if find_spec("gguf") is None:
-        raise ModuleNotFoundError('GGUF files need one more package: pip install "ga-utils[real]"')
+        raise ModuleNotFoundError("GGUF files need one more package: pip install gguf")
     cache.mkdir(parents=True, exist_ok=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
