@@ -287,7 +287,11 @@ def test_the_hybrid_is_measured_whole_and_with_its_last_row_masked(small):
 TABLES = sorted(path.stem for path in (world.data_dir() / "runs").glob("*.csv"))
 
 
-@pytest.mark.parametrize("name", TABLES)
+def test_every_table_is_of_a_grid_or_of_the_real_model():
+    assert {name.removesuffix("_answers") for name in TABLES} - set(grid.GRIDS) == {"smollm2_tasks"}
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name.removesuffix("_answers") in grid.GRIDS])
 def test_a_shipped_table_holds_runs_of_its_grid_and_each_once(name):
     runs, table = grid.GRIDS[name.removesuffix("_answers")], ga.runs(name)
     ours = {tuple(asdict(run).values()) for run in runs}

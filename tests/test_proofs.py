@@ -98,7 +98,7 @@ def test_the_readout_gives_the_models_logits(lm):
 def test_direct_logits_refuse_what_has_no_logit(lm):
     with pytest.raises(ValueError, match="list is empty"):
         direct_logits(lm, [])
-    with pytest.raises(ValueError, match="several tokens"):
+    with pytest.raises(ValueError, match="more than their last token"):
         direct_logits(lm, ga.tasks.knowledge(lm, n=1))
 
 

@@ -6,10 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 import ga_utils as ga
+from ga_utils.direct import direct_logits, last_z
 from ga_utils.segments import positions
 from ga_utils.tasks import texts
+from ga_utils.training.measure_real import everything
 
 
 @pytest.mark.parametrize("kind", ga.tasks.ENGLISH)
@@ -89,6 +92,30 @@ def test_what_cannot_be_asked_is_refused(real, tiny):
     with pytest.raises(ValueError, match="n_pairs=11: there are keys for 2 to 10 pairs"):
         ga.tasks.kv_retrieval(real, n_pairs=11, values="digits")
     assert ga.evaluate(tiny, ga.tasks.kv_retrieval(tiny, n_pairs=4, n=40, values="digits")).accuracy > 0.9
+
+
+def test_the_readout_of_digits_is_taken_behind_the_space(real):
+    """What `direct_logits` reads off, against Hugging Face's own forward on the prompt and the space."""
+    (example,) = ga.tasks.kv_retrieval(real, n_pairs=4, n=1, seed=8, values="digits")
+    (_, readout), residual = last_z(real, example), []
+    hook = real.decoder.norm.register_forward_pre_hook(lambda module, args: residual.append(args[0][0, -1]))
+    with torch.no_grad():
+        ids = real.tokenizer(example.prompt + " ", return_tensors="pt").input_ids
+        logits = real.model(ids).logits[0, -1]
+    hook.remove()
+    digits = [real.tokenizer(choice).input_ids[-1] for choice in example.choices]
+    assert torch.allclose(readout @ residual[0], logits[digits], atol=1e-3)
+    assert direct_logits(real, [example]).shape == (1, 30, 9, 4)
+
+
+@pytest.mark.slow
+def test_the_table_lists_all_that_the_real_model_was_asked(real):
+    table = ga.runs("smollm2_tasks").set_index("task")
+    asked = everything(real, 400)
+    assert list(table.index) == list(asked) and (table.n == 400).all()
+    assert all(table.chance[name] == pytest.approx(1 / len(of[0].choices)) for name, of in asked.items())
+    right = ga.evaluate(real, asked["gift"]).correct.sum()
+    assert abs(int(right) - table.right["gift"]) <= 2  # a near tie may come out otherwise elsewhere
 
 
 @pytest.mark.slow
