@@ -1,8 +1,6 @@
-"""What SmolLM2 can do and what each of its heads costs: `python -m ga_utils.training.measure_real`.
+"""What SmolLM2 can do: `python -m ga_utils.training.measure_real` writes `data/runs/smollm2_tasks.csv`.
 
-Writes `data/runs/smollm2_tasks.csv` and `data/runs/smollm2_heads.csv`, which notebook 06 shows beside its own
-smaller measurements. On two CPU cores the first takes about ten minutes and the second about an hour; a
-sweep that was killed goes on where it was.
+Notebook 06 draws the table. On two busy CPU cores it took a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from ga_utils import tasks
 from ga_utils.examples import Example
 from ga_utils.models.lm import LM, load_model
 from ga_utils.scoring import evaluate
-from ga_utils.sweeps import sweep_heads
 from ga_utils.tasks import world
 
 MODEL = "smollm2-135m-instruct-q4"
@@ -44,31 +41,12 @@ def what_it_can_do(lm: LM, n: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def what_heads_cost(lm: LM, n: int, checkpoint: Path) -> pd.DataFrame:
-    """One row for each head: accuracy on dictionaries of four digits without it. `none`: with all heads."""
-    examples = tasks.kv_retrieval(lm, 4, n, SEED, values="digits")
-    sweep = sweep_heads(lm, examples, checkpoint=checkpoint)
-    whole = {
-        "head": "none",
-        "accuracy": sweep.baseline.accuracy,
-        "logprob": round(sweep.baseline.right_logprob, 4),
-    }
-    found = sweep.frame()[["head", "accuracy", "logprob"]].round(4)
-    return pd.concat([pd.DataFrame([whole]), found]).assign(n=n)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=["tasks", "heads"], nargs="*", default=["tasks", "heads"])
-    parser.add_argument("--out", type=Path, default=world.data_dir() / "runs", help="folder of the tables")
+    parser.add_argument("-n", type=int, default=400, help="questions of each task")
+    parser.add_argument("--out", type=Path, default=world.data_dir() / "runs", help="folder of the table")
     args = parser.parse_args()
-    lm = load_model(MODEL)
-    if "tasks" in args.table:
-        what_it_can_do(lm, 400).to_csv(args.out / "smollm2_tasks.csv", index=False)
-    if "heads" in args.table:
-        checkpoint = Path("runs") / "smollm2_heads.sqlite"
-        checkpoint.parent.mkdir(exist_ok=True)
-        what_heads_cost(lm, 100, checkpoint).to_csv(args.out / "smollm2_heads.csv", index=False)
+    what_it_can_do(load_model(MODEL), args.n).to_csv(args.out / "smollm2_tasks.csv", index=False)
 
 
 if __name__ == "__main__":
