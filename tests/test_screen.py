@@ -96,6 +96,14 @@ def test_on_random_models_too(seed, tokenizer):
     assert len(screened.top(99)) == 8 and set(worst) <= set(screened.top(99))
 
 
+@pytest.mark.slow
+def test_heads_of_the_first_layers_do_not_crowd_out_the_costliest(real):
+    """On notebook 06's prompts they did, by the pessimistic order alone: 13 heads came before it."""
+    examples = ga.tasks.kv_retrieval(real, n_pairs=4, n=50, seed=1, values="digits")
+    _, order = attributed(real, examples, ga.alive_heads(real))
+    assert ga.Head(19, 1) in order[:11]  # as many as a screen of 270 heads tries by default
+
+
 def test_the_report_says_what_was_exact(lm):
     examples = ga.tasks.mmlu(lm, n=10)
     exact, screened = (

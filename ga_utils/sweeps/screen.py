@@ -26,8 +26,8 @@ def attribution(sweep: ExactSweep, answers: list[int], heads: list[Head]) -> tup
     Two orders are merged, one head from each in turn. By the estimate itself. And by a pessimistic one: a
     change of c nats of log-odds at one position counts as c - c² / 2. A large change has left the range in
     which a first-order estimate means anything, even its sign, and most large changes are losses. But heads
-    of the first layers change everything: in SmolLM2 the pessimistic order alone put at least eight of
-    them before the costliest head, the fifth by the estimate.
+    of the first layers change everything: on 50 dictionaries and SmolLM2 the pessimistic order put 13 heads
+    before the costliest, the estimate 4, both merged 5.
 
     `sweep` uses what this pass records.
 
