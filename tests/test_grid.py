@@ -128,7 +128,7 @@ class Noted(Tiny):
 
     trained = []
 
-    def work(self):
+    def work(self, device="cpu"):
         self.trained.append(self.seed)
         self.write([{"steps": 2}])
         self.write([{"steps": 2, "KV 4": "01"}], "_answers")

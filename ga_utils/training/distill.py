@@ -109,7 +109,7 @@ class Alignment:
             seen.clear()
         weight = 0.1 + F.pad(data["weights"][:, 1:] >= 1, (0, 1)).float()[..., None, None]
         errors = []
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(data["ids"].device.type, torch.bfloat16):
             with torch.no_grad():
                 self.teacher.model(input_ids=data["ids"], use_cache=False)
             for layer, u in zip(student.backbone.layers, self.inputs):
@@ -145,7 +145,7 @@ def prediction_loss(teacher: LlamaForCausalLM):
     everywhere."""
 
     def loss(student: LlambaForCausalLM, data: dict, step: int = 0) -> tuple[torch.Tensor, dict[str, float]]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(data["ids"].device.type, torch.bfloat16):
             own = student(input_ids=data["ids"]).logits[:, :-1].float()
             with torch.no_grad():
                 theirs = teacher(input_ids=data["ids"], use_cache=False).logits[:, :-1].float()

@@ -27,18 +27,18 @@ SEEDS = (1, 2, 3)
 GRIDS: dict[str, list[Run]] = {
     "ssm_grid": [Mamba2(d_state, 4, seed) for seed in SEEDS for d_state in (4, 8, 16, 32)],
     "ssm_conv": [Mamba2(16, taps, seed) for seed in SEEDS for taps in (2, 1)],
-    "llamba_length": [LlambaLength(1, steps) for steps in (0, 300, 600, 1000, 1500, 2250)],
+    "llamba_length": [LlambaLength(1, steps) for steps in (0, 300, 600, 1000, 1500, 2250, 3400, 5000)],
     "retrieval_aware": [KeptHeads(d_state, seed) for seed in SEEDS for d_state in (8, 4, 2)],
     "zamba2": [Zamba2(seed) for seed in SEEDS],
 }
 
 
-def work_off(run: Run) -> Run:
+def work_off(run: Run, device: str = "cpu") -> Run:
     """Do one training in this process, with its progress in its folder's `log.txt`."""
     torch.set_num_threads(1)
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / "log.txt").open("a") as log, redirect_stderr(log):
-        run.work()
+        run.work(device)
     return run
 
 
@@ -71,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("grid", choices=GRIDS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models trained at a time")
+    parser.add_argument("--device", default="cpu", help="where they are trained: cpu or cuda")
     parser.add_argument("--out", type=Path, default=world.data_dir() / "runs", help="folder of the tables")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def main() -> None:
         ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool,
         tqdm(total=len(runs), initial=len(runs) - len(left), unit="model", desc=args.grid) as bar,
     ):
-        for future in as_completed([pool.submit(work_off, run) for run in left]):
+        for future in as_completed([pool.submit(work_off, run, args.device) for run in left]):
             bar.set_postfix_str(f"last: {future.result()}")
             bar.update()
             for ending, table in collected(args.grid, args.out).items():

@@ -53,7 +53,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_csv(self.folder / f"table{suffix}.csv", index=False)
 
-    def work(self) -> None:
+    def work(self, device: str = "cpu") -> None:
+        """Train and measure on this device. Every start is drawn on the CPU, so it is the same on all."""
         raise NotImplementedError
 
 
@@ -105,15 +106,15 @@ class Mamba2(Run):
         } | {"mmlu": tasks.mmlu(lm, n=200, seed=self.RULE_SEED)}
         return {name: evaluate(lm, examples).accuracy for name, examples in asked.items()}
 
-    def work(self) -> None:
+    def work(self, device: str = "cpu") -> None:
         tokenizer = world_tokenizer()
-        model = new_mamba2(tokenizer, self.seed, self.d_state, self.taps)
+        model = new_mamba2(tokenizer, self.seed, self.d_state, self.taps).to(device)
         lm, writer, stream = wrap(model, tokenizer), Writer(tokenizer), f"grid-{self.seed}"
         state = TrainingState(model, optimizers(model, self.LR), self.folder)
 
         def train_to(steps: int, cooldown: int) -> None:
             # With a state of 32, torch 2.13 compiles a backward pass that gives NaN from the first step on.
-            faster = compiled(model) if self.d_state < 32 else nullcontext()
+            faster = compiled(model) if device == "cpu" and self.d_state < 32 else nullcontext()
             with fast_scans(), faster:
                 train(state, self.stages(steps), self.LR, stream, writer, cooldown=cooldown)
 
@@ -151,9 +152,10 @@ class LlambaLength(Run):
 
     kind: ClassVar[str] = "llamba"
 
-    def work(self) -> None:
+    def work(self, device: str = "cpu") -> None:
         made = (self.seed, self.steps) == (1, 1000)
-        teacher, student = shipped("tiny-llama"), shipped("tiny-llamba" if made else "tiny-llamba-unaligned")
+        teacher = shipped("tiny-llama", device)
+        student = shipped("tiny-llamba" if made else "tiny-llamba-unaligned", device)
         if self.steps and not made:
             stage = replace(DISTIL, steps=self.steps)
             state = TrainingState(student.model, optimizers(student.model, 1e-3), self.folder)
@@ -179,10 +181,10 @@ class KeptHeads(Run):
     ALIGN: ClassVar[int] = 500
     STEPS: ClassVar[int] = 500
 
-    def work(self) -> None:
+    def work(self, device: str = "cpu") -> None:
         rows = []
         for ranking in ("none", "retrieval", "random"):
-            student, teacher = self.aligned(), shipped("tiny-llama")
+            student, teacher = self.aligned(device), shipped("tiny-llama", device)
             heads = self.kept(ranking, student, teacher)
             with ExitStack() as stack:
                 for head in heads:
@@ -206,11 +208,12 @@ class KeptHeads(Run):
                 gains[head] = evaluate(student, asked).accuracy
         return sorted(gains, key=gains.get, reverse=True)[: self.K]
 
-    def aligned(self) -> LM:
+    def aligned(self, device: str = "cpu") -> LM:
         """The student before anything is given back; trained once, then read from where it was saved."""
         teacher = shipped("tiny-llama")
         torch.manual_seed(self.seed)
-        student = wrap(from_llama(teacher.model, self.d_state), teacher.tokenizer)
+        student = wrap(from_llama(teacher.model, self.d_state).to(device), teacher.tokenizer)
+        teacher.model.to(device)
         for name, p in student.model.named_parameters():
             p.requires_grad = ".mixer." in name
         alignment = Alignment(teacher.model, student.model)
@@ -233,20 +236,20 @@ class Zamba2(Run):
 
     kind: ClassVar[str] = "zamba2"
 
-    def work(self) -> None:
+    def work(self, device: str = "cpu") -> None:
         if not (self.folder / "model.safetensors").is_file():
-            tiny_zamba2(self.seed, self.folder)
+            tiny_zamba2(self.seed, self.folder)  # on the CPU, where its recipe belongs
         model = AutoModelForCausalLM.from_pretrained(self.folder)
-        lm = wrap(model, world_tokenizer())
+        lm = wrap(model.to(device), world_tokenizer())
         measured = accuracies(lm)
         with mask_last_row(lm):
             measured |= {f"{name}, masked": accuracy for name, accuracy in accuracies(lm).items()}
         self.write([measured])
 
 
-def shipped(name: str) -> LM:
+def shipped(name: str, device: str = "cpu") -> LM:
     model = AutoModelForCausalLM.from_pretrained(world.data_dir() / "models" / name)
-    return wrap(model, world_tokenizer(), name)
+    return wrap(model.to(device), world_tokenizer(), name)
 
 
 def accuracies(lm: LM) -> dict[str, float]:

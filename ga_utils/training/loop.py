@@ -65,7 +65,7 @@ class TrainingState:
         with safe_open(self.file, framework="pt") as saved:
             self.step = int(saved.metadata()["step"])
             for name, p in self.model.named_parameters():
-                p.data = saved.get_tensor(f"model.{name}")
+                p.data = saved.get_tensor(f"model.{name}").to(p.device)
             for key in saved.keys():  # noqa: SIM118 - not a dict
                 if key.startswith("optimizer."):
                     _, i, j, what = key.split(".")
@@ -102,7 +102,8 @@ def answers(logits: torch.Tensor, data: dict) -> tuple[torch.Tensor, dict[str, f
     """`answer_loss` from logits [row, pos, vocabulary] at all positions but the last."""
     target, weight, kind = (data[key][:, 1:] for key in ("ids", "weights", "kinds"))
     nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
-    right = logits.argmax(-1) == target
+    right = (logits.argmax(-1) == target).cpu()  # read once: a GPU must stop for each number that is read
+    kind = kind.cpu()
     accuracy = {
         name: right[kind == i].float().mean().item() for i, name in enumerate(KINDS) if (kind == i).any()
     }
@@ -142,7 +143,8 @@ def train(
             rate = min(rate, lr * ((total - step) / cooldown + 0.02))
         for group in (group for optimizer in state.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        data = batch(writer.rows(random.Random(f"{stream}-{step}"), schedule[step]), writer)
+        rows = writer.rows(random.Random(f"{stream}-{step}"), schedule[step])
+        data = {name: part.to(state.model.device) for name, part in batch(rows, writer).items()}
         value, shown = loss(state.model, data, step)
         if not value.isfinite():
             raise FloatingPointError(f"{stream}, step {step}: the loss is {value.item()}")

@@ -98,7 +98,7 @@ class SelectiveScan(torch.autograd.Function):
             for t in range(part.start, part.stop):
                 h[:, t + 1].addcmul_(a[:, t], h[:, t])
         ctx.save_for_backward(x, dt, A, B, C, h, a)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             return (C.unsqueeze(2) @ h[:, 1:]).squeeze(2)
 
     @staticmethod
