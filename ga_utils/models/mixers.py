@@ -13,7 +13,7 @@ from torch import nn
 from ga_utils.examples import Example
 
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
-MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
+MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer", "linear_attn")
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]  # gets z, returns what replaces it, or None
 
@@ -80,7 +80,7 @@ class Mixer:
     """
 
     layer: int
-    kind: str  # "attention" | "mamba1" | "mamba2"
+    kind: str  # "attention" | "mamba1" | "mamba2" | "deltanet"
     n_heads: int
     d_head: int
     out_proj: nn.Linear
@@ -174,4 +174,9 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     ):  # Mamba2, or Llamba
         n_heads = module.D.numel()
         return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
+    if hasattr(module, "head_v_dim") and hasattr(
+        module, "A_log"
+    ):  # Gated DeltaNet: heads are those of values
+        out_proj = getattr(module, "out_proj", None) or module.o_proj  # OlmoHybrid calls it o_proj
+        return "deltanet", module.num_v_heads, module.head_v_dim, out_proj
     return None

@@ -21,14 +21,16 @@ import torch
 from tqdm.auto import tqdm
 
 from ga_utils.tasks import world
-from ga_utils.training.grid_runs import KeptHeads, LlambaLength, Mamba2, Run, Zamba2
+from ga_utils.training.grid_runs import DeltaNet, KeptHeads, LlambaLength, Mamba2, Qwen3Next, Run, Zamba2
 
 SEEDS = (1, 2, 3)
 GRIDS: dict[str, list[Run]] = {
     "ssm_grid": [Mamba2(d_state, 4, seed) for seed in SEEDS for d_state in (4, 8, 16, 32)],
     "ssm_conv": [Mamba2(16, taps, seed) for seed in SEEDS for taps in (2, 1)],
-    "llamba_length": [LlambaLength(1, steps) for steps in (0, 300, 600, 1000, 1500, 2250, 3400, 5000)],
+    "llamba_length": [LlambaLength(1, steps) for steps in (0, 300, 600, 1000, 1500, 2250, 5000)],
     "retrieval_aware": [KeptHeads(d_state, seed) for seed in SEEDS for d_state in (8, 4, 2)],
+    "deltanet": [DeltaNet(d_state, 4, seed) for seed in SEEDS for d_state in (4, 8, 16, 32)],
+    "qwen3_next": [Qwen3Next(8, 4, seed) for seed in SEEDS],
     "zamba2": [Zamba2(seed) for seed in SEEDS],
 }
 
