@@ -52,8 +52,8 @@ def settings(table: pd.DataFrame, run: Run) -> pd.Series:
     return rows
 
 
-def collected(name: str, folder: Path) -> dict[str, pd.DataFrame]:
-    """All that a grid has measured, by the ending of the table's name: now, or before, in `folder`."""
+def collect(name: str, folder: Path) -> dict[str, pd.DataFrame]:
+    """Write what a grid has measured, now or before, to its tables in `folder`, named by their endings."""
     found = {}
     for ending in ("", "_answers"):
         file, parts = folder / f"{name}{ending}.csv", []
@@ -66,6 +66,7 @@ def collected(name: str, folder: Path) -> dict[str, pd.DataFrame]:
                 parts.append(table)
         if parts:
             found[ending] = pd.concat(parts, ignore_index=True)
+            found[ending].to_csv(file, index=False)
     return found
 
 
@@ -78,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     runs, spawn = GRIDS[args.grid], multiprocessing.get_context("spawn")
-    tables = collected(args.grid, args.out)
+    tables = collect(args.grid, args.out)
     finished = tables.get(runs[0].result, pd.DataFrame(columns=list(asdict(runs[0]))))
     left = [run for run in runs if not settings(finished, run).any()]
     with (
@@ -88,8 +89,7 @@ def main() -> None:
         for future in as_completed([pool.submit(work_off, run, args.device) for run in left]):
             bar.set_postfix_str(f"last: {future.result()}")
             bar.update()
-            for ending, table in collected(args.grid, args.out).items():
-                table.to_csv(args.out / f"{args.grid}{ending}.csv", index=False)
+            collect(args.grid, args.out)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 from transformers import (
     FalconMambaConfig,
     FalconMambaForCausalLM,
@@ -137,11 +138,13 @@ def _qwen3_next(tokenizer, seed: int, layers: list[str], d_state: int, taps: int
         num_key_value_heads=4,
         head_dim=32,
         max_position_embeddings=512,
+        initializer_range=0.1,
         attn_implementation="eager",
         **_vocabulary(tokenizer),
     )
     torch.manual_seed(seed)
     model = Qwen3NextForCausalLM(config)
+    start_as_mamba2(model)
     relate_embeddings(model, tokenizer)
     lengthen_memory(model)
     return model
@@ -164,6 +167,23 @@ def relate_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     colon = torch.randn(embedding.shape[1]) * model.config.initializer_range
     for word in [*world.NOUNS, *world.PEOPLE]:
         embedding[vocab[f"{word}:"]] = embedding[vocab[word]] + colon
+
+
+@torch.no_grad()
+def start_as_mamba2(model: PreTrainedModel) -> None:
+    """PyTorch's own start for convolutions and for what writes to the residual stream, the latter divided by
+    the square root of the number of layers, as in Hugging Face's Mamba-2.
+
+    Hugging Face draws all of Qwen3-Next with one standard deviation. With 0.02, values are so small that the
+    norm behind the state stifles them; with 0.1, layers write so much that tokens drown in it. With neither
+    had a dictionary been learned after 700 steps.
+    """
+    for name, module in model.named_modules():
+        writes = name.endswith(("out_proj", "o_proj", "down_proj"))
+        if writes or isinstance(module, nn.Conv1d):
+            module.reset_parameters()
+        if writes:
+            module.weight /= math.sqrt(model.config.num_hidden_layers)
 
 
 @torch.no_grad()
