@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ga_utils.examples import Example
+from ga_utils.models.deltanet import is_deltanet
 
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer", "linear_attn")
@@ -164,7 +165,7 @@ def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
 
 def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    if hasattr(module, "o_proj") and hasattr(module, "head_dim"):
+    if hasattr(module, "o_proj") and hasattr(module, "head_dim") and not hasattr(module, "conv1d"):
         n_heads = module.o_proj.in_features // module.head_dim
         return "attention", n_heads, module.head_dim, module.o_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
@@ -174,9 +175,7 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     ):  # Mamba2, or Llamba
         n_heads = module.D.numel()
         return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
-    if hasattr(module, "head_v_dim") and hasattr(
-        module, "A_log"
-    ):  # Gated DeltaNet: heads are those of values
+    if module is not None and is_deltanet(module):  # its heads are those of the values
         out_proj = getattr(module, "out_proj", None) or module.o_proj  # OlmoHybrid calls it o_proj
         return "deltanet", module.num_v_heads, module.head_v_dim, out_proj
     return None
