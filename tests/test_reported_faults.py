@@ -1,0 +1,114 @@
+"""Faults that users of tools like this one have reported: each situation gives the right number, or an error
+that says what is wrong and what would be right.
+
+The order is that of the list of reports. What is right is computed by hand: texts and tokens found without
+`ga_utils`, Hugging Face's own forward, hooks of our own (`by_hand`), weights changed instead of hooks.
+"""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+import sample_rows
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import ga_utils as ga
+from ga_utils import attention
+
+CAPITALS = "The capital of France is Paris, in France. The capital of Germany is Berlin, in Germany.\n"
+
+
+def byte_level(bos: bool = False, eos: bool = False) -> PreTrainedTokenizerFast:
+    """As GPT-2's or SmolLM2's: a space belongs to the word behind it, digits stand alone.
+
+    bos, eos: every text begins, or ends, with such a token.
+    """
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    made.decoder = decoders.ByteLevel()
+    special = ["<bos>", "<eos>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator([CAPITALS] * 9, trainer)
+    around = f"{'<bos> ' * bos}$A{' <eos>' * eos}"
+    made.post_processor = processors.TemplateProcessing(
+        single=around, special_tokens=[(token, made.token_to_id(token)) for token in special]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>" if bos else None, eos_token="<eos>")
+
+
+def llama(tokenizer, dtype=torch.float32, **changes) -> ga.LM:
+    """Random weights, large enough that attention is far from uniform."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.3, **sizes | changes)
+    return ga.wrap(LlamaForCausalLM(config).to(dtype), tokenizer, "random")
+
+
+@torch.no_grad()
+def logprob(lm: ga.LM, before: list[int], scored: list[int]) -> float:
+    """Of some tokens after others, by one forward pass of Hugging Face's model."""
+    logits = lm.model(torch.tensor([before + scored]), use_cache=False).logits[0].double().log_softmax(-1)
+    return sum(logits[len(before) - 1 + i, token].item() for i, token in enumerate(scored))
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    with sample_rows.downloaded(tmp_path_factory):
+        yield
+
+
+@pytest.mark.parametrize("shots", range(6))
+def test_1_few_shot_segments_are_those_of_the_question_that_is_asked(rows, shots, monkeypatch):
+    """A perfect Aggregate head, which attends from the last token to the right option's end, scores 1."""
+    lm = llama(byte_level(), max_position_embeddings=4096)
+    examples = ga.tasks.mmlu(lm, n=18, shots=shots)
+    assert any(sample_rows.LISTED in example.prompt.split("\n\n")[-1] for example in examples)
+
+    def perfect(lm, texts, heads, use, examples):
+        for i, (ids, example) in enumerate(zip(texts, examples)):
+            subject, number = re.findall(r"(\w+) test (\d)", example.prompt)[-1]
+            right = sample_rows.TEST[subject][int(number)]["choices"][example.answer]
+            line = f"{example.choices[example.answer].strip()}. {right}\n"
+            newline = lm.tokenizer(example.prompt).char_to_token(example.prompt.rindex(line) + len(line) - 1)
+            A = torch.zeros(4, len(ids), len(ids))
+            A[:, -1, newline] = 1
+            for mixer in lm.mixers:
+                use(mixer, list(mixer.heads), i, A)
+
+    monkeypatch.setattr(attention, "read_patterns", perfect)
+    assert (ga.aggregate_score(lm, examples, progress=False) == 1).all()
+
+
+@pytest.mark.parametrize("bos, eos", [(False, False), (False, True), (True, True)])
+def test_2_where_prompt_and_choice_meet(bos, eos):
+    """White space between them is scored with the choice, as in lm-evaluation-harness, and EOS never is."""
+    lm, bare = llama(byte_level(bos, eos)), byte_level()
+    begin = [0] if bos else []
+    for prompt, space in (("The capital of France is", " "), ("The capital of France is", "\n"), ("5 and", " ")):
+        choices, right = ("Berlin, in Germany", "Paris, in France", "58"), []
+        for choice in choices:
+            before, whole = bare([prompt, prompt + space + choice]).input_ids
+            assert whole[: len(before)] == before
+            right.append(logprob(lm, begin + before, whole[len(before) :]))
+        for example in (
+            ga.Example(prompt + space, choices, 1, "space in the prompt"),
+            ga.Example(prompt, tuple(space + choice for choice in choices), 1, "space in the choice"),
+        ):
+            np.testing.assert_allclose(ga.evaluate(lm, [example]).logprobs[0], right, atol=1e-4)
+    # "F" + "rance" is one token with the space before it: as the harness does, the prompt is read as it stands alone, and
+    # as many tokens of the whole text are skipped as it has.
+    before, *wholes = bare(["The F", "The France is Paris", "The Fog is"]).input_ids
+    assert wholes[0][: len(before)] != before
+    right = [logprob(lm, begin + before, whole[len(before) :]) for whole in wholes]
+    merged = ga.Example("The F", ("rance is Paris", "og is"), 0, "merged")
+    np.testing.assert_allclose(ga.evaluate(lm, [merged]).logprobs[0], right, atol=1e-4)
+    with pytest.raises(ValueError, match="'ris' adds no token .*: the tokenizer merges the end of the prompt"):
+        ga.evaluate(lm, [ga.Example("The capital is Pa", ("ris", "dua"), 0, "nothing is left")])
