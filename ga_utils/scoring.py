@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ga_utils.examples import Example
-from ga_utils.models.batches import Row, plan, read_off, rows_of, run_batch
+from ga_utils.models.batches import Row, plan, read_off, rows_of, run_batch, warn_of_beginnings
 from ga_utils.models.budget import halving
 from ga_utils.models.continuation import run
 from ga_utils.models.lm import LM
@@ -97,6 +97,9 @@ def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto"
     depends on neither that nor `batch_size` by more than rounding, 1e-5; in 16 bits log-probabilities of the
     same text may differ by some tenths of a nat between batches of different shapes.
 
+    Warns where the tokens of one choice begin another's, such as " 5" and " 58" if digits are tokens: the
+    longer one can never be the likelier.
+
     Args:
         batch_size: "auto": as many texts at a time as suit the processor and fit into the GPU's free memory;
             half as many whenever memory runs out. A number: so many texts, but never a part of an example's
@@ -112,7 +115,9 @@ def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto"
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f'batch_size={batch_size!r}: expected "auto" or a positive integer')
     limit = None if batch_size == "auto" else batch_size
-    return Score.of(logprobs_of(lm, rows_of(lm, examples), limit)[0], examples)
+    rows = rows_of(lm, examples)
+    warn_of_beginnings(rows)
+    return Score.of(logprobs_of(lm, rows, limit)[0], examples)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ The order is that of the list of reports. What is right is computed by hand: tex
 
 import copy
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -112,3 +113,25 @@ def test_2_where_prompt_and_choice_meet(bos, eos):
     np.testing.assert_allclose(ga.evaluate(lm, [merged]).logprobs[0], right, atol=1e-4)
     with pytest.raises(ValueError, match="'ris' adds no token .*: the tokenizer merges the end of the prompt"):
         ga.evaluate(lm, [ga.Example("The capital is Pa", ("ris", "dua"), 0, "nothing is left")])
+
+
+def test_3_no_value_of_a_dictionary_begins_another_one():
+    """P(" 5") can't be less than P(" 58") where digits are tokens: such a question can't be answered."""
+    lm = llama(byte_level(), max_position_embeddings=4096)
+    for n_pairs in (8, 90):
+        examples = ga.tasks.kv_retrieval(lm, n_pairs=n_pairs, n=20)
+        for example in examples:
+            texts = lm.tokenizer([example.prompt + choice for choice in example.choices]).input_ids
+            assert not any(a != b and b[: len(a)] == a for a in texts for b in texts)
+    numbers = {choice for example in examples for choice in example.choices}
+    assert numbers == {f" {number}" for number in range(10, 100)}
+    good = ga.Example("x:5\ny:58\ny is", (" 5\n", " 58\n"), 1, "t")
+    bad = ga.Example("x:5\ny:58\ny is", (" 58", " 7", " 5"), 0, "t")
+    said = r"example 1: the tokens of choice ' 5' begin those of ' 58', .* so it is in 2 of the examples"
+    for run in (ga.evaluate, lambda *args: ga.sweep_heads(*args, heads=["L0H0"], progress=False)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run(lm, [good])
+        with pytest.warns(UserWarning, match=said) as found:
+            run(lm, [good, bad, bad])
+        assert found[0].filename == __file__
