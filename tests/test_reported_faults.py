@@ -9,6 +9,7 @@ import copy
 import re
 import warnings
 
+import families
 import numpy as np
 import pytest
 import sample_rows
@@ -135,3 +136,80 @@ def test_3_no_value_of_a_dictionary_begins_another_one():
         with pytest.warns(UserWarning, match=said) as found:
             run(lm, [good, bad, bad])
         assert found[0].filename == __file__
+
+
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+def compiled_forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+    return model
+
+
+def compiled_layers(model):
+    for i, layer in enumerate(model.base_model.layers):
+        model.base_model.layers[i] = torch.compile(layer, backend="eager")
+    return model
+
+
+def compiled_mixers(model):
+    for layer in model.base_model.layers:
+        mixer = next(module for name, module in layer.named_children() if name in ("self_attn", "mixer"))
+        mixer.forward = torch.compile(mixer.forward, backend="eager")
+    return model
+
+
+WAYS = [compiled, compiled_in_place, compiled_forward, compiled_layers, compiled_mixers]
+
+
+def is_compiling() -> bool:
+    ran = []
+
+    def backend(graph, inputs):
+        ran.append(True)
+        return graph.forward
+
+    torch.compile(lambda x: x + 1, backend=backend)(torch.zeros(1))
+    return bool(ran)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "mamba2"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_4_hooks_are_called_in_a_compiled_model(family, way, tokenizer):
+    """Code compiled beforehand would call none of them, and changes nothing. Here it runs uncompiled."""
+    torch._dynamo.reset()
+    plain = families.build(family, tokenizer)
+    ids, heads = plain.encode("The flag of Arvo is"), [ga.Head(1, h) for h in plain.mixers[1].heads]
+    model = way(copy.deepcopy(plain.model))
+    before = model(ids, use_cache=False).logits
+    lm, seen = ga.wrap(model, tokenizer), []
+    edits = {
+        "ablate": lambda lm: ga.ablate(lm, heads),
+        "keep_only": lambda lm: ga.keep_only(lm, heads[:1]),
+        "mask_last_row": lambda lm: ga.mask_last_row(lm, lm.mixers[0].kind),
+        "skip_layers": lambda lm: ga.skip_layers(lm, [1]),
+        "truncate": lambda lm: ga.truncate(lm, 2),
+    }
+    for name, edit in edits.items():
+        with edit(plain):
+            right = plain.model(ids, use_cache=False).logits
+        assert (right - before).abs().max() > 0.1
+        with edit(lm):
+            for running in (lm.model, model):
+                torch.testing.assert_close(running(ids, use_cache=False).logits, right, msg=name)
+        torch.testing.assert_close(lm.model(ids, use_cache=False).logits, before, msg=name)
+    with lm.mixers[0].on_z(seen.append):
+        lm.model(ids, use_cache=False)
+    assert len(seen) == 1
+    examples = ga.tasks.knowledge(lm, n=2)
+    np.testing.assert_allclose(ga.evaluate(lm, examples).logprobs, ga.evaluate(plain, examples).logprobs, 1e-5)
+    maps = (ga.attention_map(some, examples[0].prompt, 1) for some in (lm, plain))
+    torch.testing.assert_close(*maps)
+    assert is_compiling(), "outside, whatever was compiled is again"

@@ -119,7 +119,7 @@ def how_to_continue(lm: LM) -> str | None:
 
 def _probe(lm: LM, ids: torch.Tensor, start: int = 0, *args, **kwargs):
     """`read` a text that is nobody's example and that goes on: no position in it has a name for hooks."""
-    with running(lm, ids, torch.full((1,), UNLIMITED, device=ids.device), [], start):
+    with lm.edited("reading"), running(lm, ids, torch.full((1,), UNLIMITED, device=ids.device), [], start):
         return read(lm, ids, start, *args, **kwargs)
 
 

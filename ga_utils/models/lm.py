@@ -10,6 +10,7 @@ from os.path import abspath, expanduser
 from pathlib import Path
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -217,11 +218,12 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
 
     Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
     Jamba, FalconH1, NemotronH and GraniteMoeHybrid. The model is put in eval mode and otherwise left as it
-    is.
+    is. A compiled model is unwrapped, and runs uncompiled wherever hooks are at work.
 
     Raises:
         ValueError: the model is not built like that; the message names what was looked for.
     """
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
     layers = getattr(model.base_model, "layers", None)
     # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too.
     unknown = [

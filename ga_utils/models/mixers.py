@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from threading import RLock
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -16,6 +18,33 @@ from ga_utils.examples import Example
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]  # gets z, returns what replaces it, or None
+
+
+class Uncompiled:
+    """While it holds any edit, of whichever model, everything that `torch.compile` has made runs uncompiled.
+
+    Compiled code doesn't call hooks that were registered after its first run, and doesn't say so. And what is
+    compiled under an edit would go on calling its hooks.
+    """
+
+    def __init__(self):
+        self.lock, self.edits = RLock(), WeakSet()
+        self.stance: AbstractContextManager | None = None  # knows torch's stance from before
+
+    def hold(self, edit: Edit) -> None:
+        with self.lock:
+            self.edits.add(edit)
+            self.stance = self.stance or torch.compiler.set_stance("force_eager")
+
+    def release(self, edit: Edit) -> None:
+        with self.lock:
+            self.edits.discard(edit)
+            if self.stance and not self.edits:
+                self.stance.__exit__(None, None, None)
+                self.stance = None
+
+
+UNCOMPILED = Uncompiled()
 
 
 class Edit:
@@ -30,7 +59,8 @@ class Edit:
     def __init__(self, what: str = "hooks"):
         self.what, self.last_rows, self.in_force = what, 0, True
         self.varies_from: Callable[[Example], int] | None = None
-        self._undo: list[Callable] = []
+        self._undo: list[Callable] = [lambda: UNCOMPILED.release(self)]
+        UNCOMPILED.hold(self)
 
     def hook(self, register: Callable, function: Callable, **how) -> None:
         """Register a hook, `register` being for example `module.register_forward_hook`."""
