@@ -15,10 +15,11 @@ import pytest
 import sample_rows
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import ga_utils as ga
 from ga_utils import attention
+from ga_utils.models.mixers import weight_of
 
 CAPITALS = "The capital of France is Paris, in France. The capital of Germany is Berlin, in Germany.\n"
 
@@ -213,3 +214,85 @@ def test_4_hooks_are_called_in_a_compiled_model(family, way, tokenizer):
     maps = (ga.attention_map(some, examples[0].prompt, 1) for some in (lm, plain))
     torch.testing.assert_close(*maps)
     assert is_compiling(), "outside, whatever was compiled is again"
+
+
+class Packed(torch.nn.Module):
+    """A linear map that keeps its weight as two 4-bit numbers a byte, and an outlier scale a row: [in / 2, out]."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.register_buffer("scale", linear.weight.detach().abs().amax(1) / 7)
+        codes = (linear.weight.detach().T / self.scale).round().to(torch.int8) + 8
+        self.register_buffer("packed", codes[::2] * 16 + codes[1::2] - 128)
+
+    def dequantised(self) -> torch.Tensor:
+        codes = self.packed.int() + 128
+        return (torch.stack([codes // 16, codes % 16], 1).flatten(0, 1) - 8).T * self.scale[:, None]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.dequantised())
+
+
+def packed(model: LlamaForCausalLM, folder) -> tuple[LlamaForCausalLM, list[torch.Tensor]]:
+    """The model in 4 bits, and the weights [out, in] that its output projections then have."""
+    model = copy.deepcopy(model)
+    for layer in model.model.layers:
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(layer.self_attn, name, Packed(getattr(layer.self_attn, name)))
+    return model, [layer.self_attn.o_proj.dequantised() for layer in model.model.layers]
+
+
+def bitsandbytes(kind: str):
+    def make(model: LlamaForCausalLM, folder):
+        bnb = pytest.importorskip("bitsandbytes")
+        model.save_pretrained(folder)
+        how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype="float32")
+        made = LlamaForCausalLM.from_pretrained(folder, quantization_config=how, dtype=torch.float32)
+        weights = [layer.self_attn.o_proj.weight for layer in made.model.layers]
+        return made, [bnb.functional.dequantize_4bit(weight.data, weight.quant_state) for weight in weights]
+
+    return make
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "make, close",
+    # On a CPU, bitsandbytes multiplies in bfloat16.
+    [(packed, 1e-5), (bitsandbytes("nf4"), 2e-2), (bitsandbytes("fp4"), 2e-2)],
+    ids=["own", "nf4", "fp4"],
+)
+def test_5_heads_of_quantised_weights(make, close, tokenizer, tmp_path):
+    plain = llama(tokenizer, hidden_size=64, intermediate_size=64)
+    plain.layers[1].self_attn.o_proj.weight[:, 16:32] = 0  # L1H1 is pruned
+    model, weights = make(plain.model, tmp_path)
+    lm = ga.wrap(model, tokenizer)
+    alive = [ga.Head(layer, head) for layer in range(3) for head in range(4) if (layer, head) != (1, 1)]
+    assert ga.heads.alive_heads(lm) == alive
+    for mixer, weight in zip(lm.mixers, weights):
+        torch.testing.assert_close(weight_of(mixer.out_proj), weight, atol=close, rtol=close)
+    examples = ga.tasks.kv_retrieval(lm, n_pairs=4, n=3)
+    for mode, reference in (("zero", None), ("mean", examples)):
+        sweep = ga.sweep_heads(lm, examples, mode=mode, reference=reference, progress=False)
+        assert np.isfinite(sweep.accuracy).sum() == 11
+        for head in (alive[0], alive[-1]):
+            with ga.ablate(lm, [head], mode, reference):
+                right = ga.evaluate(lm, examples).right_logprob
+            assert sweep.logprob[head.layer, head.head] == pytest.approx(right, abs=10 * close)
+    # Zero ablation is what zeroing columns of the dequantised weight does.
+    for layer, weight in zip(lm.layers, weights):
+        layer.self_attn.o_proj = torch.nn.Linear(64, 64, bias=False)
+        layer.self_attn.o_proj.weight.copy_(weight)
+    lm.layers[2].self_attn.o_proj.weight[:, 48:] = 0
+    with ga.ablate(ga.wrap(make(plain.model, tmp_path)[0], tokenizer), ["L2H3"]) as ablated:
+        np.testing.assert_allclose(
+            ga.evaluate(ablated, examples).logprobs, ga.evaluate(lm, examples).logprobs, atol=10 * close
+        )
+
+
+def test_5_a_screen_without_gradients_says_so(tokenizer):
+    lm = llama(tokenizer)
+    project = lm.layers[1].self_attn.o_proj.forward
+    lm.layers[1].self_attn.o_proj.forward = lambda x: project(x.detach())
+    with pytest.raises(ValueError, match='method="screen" needs gradients, .* use method="exact"'):
+        ga.sweep_heads(lm, ga.tasks.mmlu(lm, n=2), method="screen", progress=False)

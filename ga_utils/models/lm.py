@@ -115,6 +115,7 @@ class LM:
         edit = Edit(what)
         self.edits.append(edit)  # before anything is changed, so that `reset` knows of it
         try:
+            edit.uncompile()
             yield edit
         finally:
             edit.undo()

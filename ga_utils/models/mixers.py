@@ -60,6 +60,9 @@ class Edit:
         self.what, self.last_rows, self.in_force = what, 0, True
         self.varies_from: Callable[[Example], int] | None = None
         self._undo: list[Callable] = [lambda: UNCOMPILED.release(self)]
+
+    def uncompile(self) -> None:
+        """Whatever `torch.compile` has made runs uncompiled until this is undone."""
         UNCOMPILED.hold(self)
 
     def hook(self, register: Callable, function: Callable, **how) -> None:
@@ -129,7 +132,7 @@ class Mixer:
 
     def alive(self) -> list[int]:
         """The heads that write something; a pruned head's columns of `out_proj` are all zero."""
-        written = self.out_proj.weight.any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
+        written = weight_of(self.out_proj).any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
         return [self.first + i for i in written.nonzero()[:, 0].tolist()]
 
     def hook_z(self, edit: Edit, change: Change, first: bool = False) -> None:
@@ -174,10 +177,28 @@ class Mixer:
         """`hook_z` for as long as the context lasts."""
         edit = Edit()
         try:
+            edit.uncompile()
             self.hook_z(edit, change)
             yield
         finally:
             edit.undo()
+
+
+@torch.no_grad()
+def weight_of(linear: nn.Module) -> torch.Tensor:
+    """The weight of a linear map, [out, in], dequantised, fetched, and merged with adapters where need be.
+
+    Column i is what the map makes of the i-th unit vector. That holds for every kind of quantisation, with no
+    need to know how it stores its numbers. Only hooks on the map itself are passed by.
+    """
+    weight = getattr(linear, "weight", None)
+    if type(linear) is nn.Linear and type(weight) is nn.Parameter and weight.device.type != "meta":
+        return weight
+    some = weight if weight is not None else next(linear.buffers())
+    dtype = some.dtype if some.is_floating_point() and some.dtype.itemsize > 1 else torch.float32
+    device = "cpu" if some.device.type == "meta" else some.device  # offloaded: accelerate moves the input
+    inputs = torch.eye(linear.in_features, dtype=dtype, device=device)
+    return (linear.forward(inputs) - linear.forward(torch.zeros_like(inputs[:1]))).T
 
 
 def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:

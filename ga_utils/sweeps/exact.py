@@ -143,20 +143,20 @@ class ExactSweep:
             edit = stack.enter_context(self.lm.edited("sweep"))
             for mixer, table in zip(self.mixers, self.tables):
                 if mixer.layer == layer:
-                    instead = rows_of_table(table, span.start, span.ids.shape[1])
-                    mixer.hook_z(edit, _disabling(mixer, heads, instead, self.places))
+                    mixer.hook_z(edit, _disabling(mixer, heads, table, span.start, self.places))
             stack.enter_context(entering(self.lm, layer, residual, self.returns))
             if self.norm is not None:
                 stack.enter_context(reading_only(self.lm, self.norm, span, len(heads)))
             return run(self.lm, span, cache, len(heads), keep, shortened=self.norm is not None)
 
 
-def _disabling(mixer: Mixer, heads: tuple[Head, ...], instead: torch.Tensor, places: Places):
-    """A hook on z [head * row, pos, n_heads * d_head] that replaces each head's columns in its own copy of
-    the rows by those of `instead`, [pos, n_heads * d_head], at the places given."""
+def _disabling(mixer: Mixer, heads: tuple[Head, ...], table: torch.Tensor, start: int, places: Places):
+    """A hook on z [head * row, pos, n_heads * d_head], whose first position is number `start`, that replaces
+    each head's columns in its own copy of the rows by those of a replacement table, at the places given."""
 
     def disable(z):
         z, n_rows, here = z.clone(), len(z) // len(heads), places.mask(z)
+        instead = rows_of_table(table, start, z)
         for copy, head in enumerate(heads):
             if head.head in mixer.heads:
                 rows, columns = slice(copy * n_rows, (copy + 1) * n_rows), mixer.columns(head.head)
