@@ -7,7 +7,9 @@ The order is that of the list of reports. What is right is computed by hand: tex
 
 import copy
 import re
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import families
 import numpy as np
@@ -16,6 +18,7 @@ import sample_rows
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 import ga_utils as ga
 from ga_utils import attention
@@ -296,3 +299,72 @@ def test_5_a_screen_without_gradients_says_so(tokenizer):
     lm.layers[1].self_attn.o_proj.forward = lambda x: project(x.detach())
     with pytest.raises(ValueError, match='method="screen" needs gradients, .* use method="exact"'):
         ga.sweep_heads(lm, ga.tasks.mmlu(lm, n=2), method="screen", progress=False)
+
+
+def everything(lm: ga.LM) -> list[np.ndarray]:
+    """Something of all that puts hooks on a model."""
+    examples = ga.tasks.kv_retrieval(lm, n_pairs=4, n=4) + ga.tasks.mmlu(lm, n=2)
+    with ga.ablate(lm, ["L2H1"], mode="mean", reference=examples):
+        ablated = ga.evaluate(lm, examples).logprobs
+    return [
+        ablated,
+        ga.evaluate(lm, examples).logprobs,
+        ga.sweep_heads(lm, examples, progress=False).logprob,
+        ga.sweep_heads(lm, examples, method="screen", k=2, progress=False).estimate,
+        ga.attention_map(lm, examples[0].prompt, 2).numpy(),
+        ga.steer(lm, ["L2H1"], examples, "closing").logprobs,
+    ]
+
+
+@pytest.fixture
+def switching():
+    """Threads take turns as often as Python allows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_6_two_models_in_two_threads(tokenizer, switching):
+    models = [families.build(family, tokenizer) for family in ("llama", "falcon_h1")]
+    right = [everything(lm) for lm in models]
+    state = [(repr(lm), lm.model.config._attn_implementation) for lm in models]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(everything, models))
+    for ours, theirs in zip(found, right):
+        for a, b in zip(ours, theirs):
+            np.testing.assert_array_equal(a, b)
+    assert state == [(repr(lm), lm.model.config._attn_implementation) for lm in models]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for lm in models for m in lm.model.modules())
+    assert is_compiling()
+
+
+def test_6_models_loaded_in_two_threads_leave_hugging_faces_settings(switching):
+    before = logging.get_verbosity()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda name: ga.load_model(name, device="cpu"), ["tiny-llama", "tiny-mamba2"] * 4))
+    assert [lm.model.config.model_type for lm in found] == ["llama", "mamba2"] * 4
+    assert logging.get_verbosity() == before
+
+
+@pytest.mark.parametrize("what", ["score", "map"])
+def test_6_one_model_in_two_threads_is_refused(what, tokenizer):
+    """Each would call the other's hooks."""
+    lm = llama(tokenizer)
+    (example,) = ga.tasks.mmlu(lm, n=1)
+    works = {
+        "score": lambda: ga.evaluate(lm, [example]),
+        "map": lambda: ga.attention_map(lm, example.prompt, 0),
+    }
+    right, refused = ga.evaluate(lm, [example]), []
+
+    def meanwhile(z):
+        if not refused:  # in the middle of a pass of this thread
+            with ThreadPoolExecutor(1) as other:
+                refused.append(other.submit(works[what]).exception())
+
+    with lm.mixers[1].on_z(meanwhile):
+        assert ga.evaluate(lm, [example]) == right
+    assert isinstance(refused[0], RuntimeError) and "random is at work in another thread" in str(refused[0])
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(works["score"]).result() == right, "one after the other is fine"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from os.path import abspath, expanduser
 from pathlib import Path
+from threading import get_ident
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -42,6 +43,7 @@ class LM:
     source: dict | None = None
     edits: list[Edit] = field(default_factory=list, repr=False)
     running: object | None = field(default=None, repr=False)
+    thread: int | None = field(default=None, repr=False)  # the one in which `ga_utils` is running the model
     budget: object | None = field(default=None, repr=False)  # of one forward pass, see `models.budget`
     continues: str | None = field(default="unknown", repr=False)  # see `models.continuation.how_to_continue`
 
@@ -122,6 +124,25 @@ class LM:
             if edit in self.edits:
                 self.edits.remove(edit)
 
+    @contextmanager
+    def at_work(self, span: object | None) -> Iterator[None]:
+        """Inside, `ga_utils` runs the model, and hooks find as `running` what it runs.
+
+        Raises:
+            RuntimeError: it is running the model in another thread, whose hooks would be called here, too.
+        """
+        before = self.running, self.thread
+        if before[1] not in (None, get_ident()):
+            raise RuntimeError(
+                f"{self.name} is at work in another thread, and hooks of both would mix: take turns, or give "
+                "each thread a model of its own (copy.deepcopy(model))"
+            )
+        try:
+            self.running, self.thread = span, get_ident()
+            yield
+        finally:
+            self.running, self.thread = before
+
     def __repr__(self):
         heads = sorted({(mixer.n_heads, mixer.kind) for mixer in self.mixers})
         shape = f"{self.n_layers} layers of {' / '.join(f'{n} {kind}' for n, kind in heads)} heads"
@@ -137,7 +158,7 @@ def reset(lm: LM) -> None:
     while lm.edits:
         lm.edits[-1].undo()
         lm.edits.pop()
-    lm.running = None
+    lm.running = lm.thread = None
 
 
 def load_model(
