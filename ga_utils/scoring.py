@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from ga_utils.examples import Example
-from ga_utils.models.batches import Row, plan, read_off, rows_of, run_batch, warn_of_beginnings
+from ga_utils.models.batches import Row, plan, read_off, rows_of, run_batch
 from ga_utils.models.budget import halving
 from ga_utils.models.continuation import run
 from ga_utils.models.lm import LM
@@ -118,6 +120,26 @@ def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto"
     rows = rows_of(lm, examples)
     warn_of_beginnings(rows)
     return Score.of(logprobs_of(lm, rows, limit)[0], examples)
+
+
+def warn_of_beginnings(rows: list[Row]) -> None:
+    """Warn of examples in which the tokens of one choice begin another's: the longer one can never win."""
+    found = []
+    for index, of in groupby(rows, key=lambda row: row.index):
+        texts = [
+            (text, row.example.choices[choice]) for row in of for text, (choice, *_) in zip(row.texts, row.reads)
+        ]
+        # Sorted, a text stands right before the first of those that it begins.
+        pairs = pairwise(sorted(texts))
+        found += [(index, a, b) for (short, a), (long, b) in pairs if long[: len(short)] == short][:1]
+    if found:
+        index, short, long = found[0]
+        warnings.warn(
+            f"example {index}: the tokens of choice {short!r} begin those of {long!r}, which therefore can't be "
+            f"the likelier one; so it is in {len(found)} of the examples. End the choices alike, for "
+            "example with a newline, or choose others",
+            stacklevel=3,
+        )
 
 
 @torch.no_grad()

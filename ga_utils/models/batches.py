@@ -9,10 +9,9 @@ what they begin with: it is run once, and every row continues from there (models
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import groupby, pairwise
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -45,11 +44,6 @@ class Row:
         """All tokens of each choice's text that is read off here, with its last one."""
         return [[*self.ids, tokens[-1]] for _, _, tokens in self.reads]
 
-    @property
-    def choices(self) -> list[str]:
-        """The choices that are read off here."""
-        return [self.example.choices[choice] for choice, _, _ in self.reads]
-
 
 def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
     """All token rows of all examples, in order."""
@@ -62,23 +56,6 @@ def rows_of(lm: LM, examples: list[Example]) -> list[Row]:
         for index, (example, of) in enumerate(zip(some, pairs), first):
             rows += _token_rows(lm, index, example, [(tokens[a], tokens[a + b]) for a, b in of])
     return rows
-
-
-def warn_of_beginnings(rows: list[Row]) -> None:
-    """Warn of examples in which the tokens of one choice begin another's: the longer one can never win."""
-    found = []
-    for index, of in groupby(rows, key=lambda row: row.index):
-        texts = sorted((text, choice) for row in of for text, choice in zip(row.texts, row.choices))
-        # Sorted, a text stands right before the first of those that it begins.
-        found += [(index, a, b) for (s, a), (t, b) in pairwise(texts) if t[: len(s)] == s][:1]
-    if found:
-        index, short, long = found[0]
-        warnings.warn(
-            f"example {index}: the tokens of choice {short!r} begin those of {long!r}, which therefore can't be "
-            f"the likelier one; so it is in {len(found)} of the examples. End the choices alike, for "
-            "example with a newline, or choose others",
-            stacklevel=3,
-        )
 
 
 def _moved(before: str, choice: str) -> tuple[str, str]:
@@ -241,6 +218,18 @@ def span_of(
         examples=[row.example for row in rows],
         indices=[row.index for row in rows],
     )
+
+
+def in_passes(lm: LM, row: Row) -> list[Span]:
+    """A text, read off everywhere, in two passes; in more where the model continues one token at a time, and
+    whole where it can't.
+    """
+    how, length = how_to_continue(lm), len(row.ids)
+    middle = length // 2 if how else 0
+    row = replace(row, reads=[(0, list(range(length)), [0] * length)])
+    rest = span_of(lm, [row], middle, None, [0] if middle else None)
+    first = [span_of(lm, [row], 0, middle)] if middle else []
+    return [*first, *(_steps(rest) if how == "steps" else [rest])]
 
 
 def _steps(span: Span) -> list[Span]:

@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_layers, truncate
-from ga_utils.models.batches import Row, rows_of, warn_of_beginnings
+from ga_utils.models.batches import Row, rows_of
 from ga_utils.models.budget import budget
 from ga_utils.models.lm import LM
-from ga_utils.scoring import Score, evaluate
+from ga_utils.scoring import Score, evaluate, warn_of_beginnings
 from ga_utils.segments import Places, Where
 from ga_utils.sweeps.checkpoint import MEMORY, Checkpoint, Piece, automatic, identity
 from ga_utils.sweeps.exact import ExactSweep
