@@ -11,6 +11,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import by_hand
 import families
 import numpy as np
 import pytest
@@ -368,3 +369,82 @@ def test_6_one_model_in_two_threads_is_refused(what, tokenizer):
     assert isinstance(refused[0], RuntimeError) and "random is at work in another thread" in str(refused[0])
     with ThreadPoolExecutor(1) as other:
         assert other.submit(works["score"]).result() == right, "one after the other is fine"
+
+
+MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+EXPERTS = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+GEMMA = {
+    "head_dim": 8,
+    "hidden_size_per_layer_input": 8,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 16,
+}
+INKLING = {"head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8}
+NOT_ALONE = {  # layers that are given more than the residual stream, or whose values have a width of their own
+    "gemma3n_text": GEMMA | {"num_hidden_layers": 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
+    "gemma4_text": GEMMA | {"num_hidden_layers": 4, "global_head_dim": 16},
+    "inkling_text": INKLING | {"num_hidden_layers": 2, "d_rel": 4, "mlp_layer_types": ["dense"] * 2},
+    "deepseek_v2": MLA | EXPERTS | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
+    "deepseek_v3": MLA | EXPERTS | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
+}
+
+
+def given_more(family: str, tokenizer) -> ga.LM:
+    more = {"vocab_size_per_layer_input": len(tokenizer)} if "gemma" in family else {}
+    try:
+        return families.build(family, tokenizer, **families.ATTENTION | NOT_ALONE[family] | more)
+    except ValueError as error:
+        pytest.skip(f"this transformers has no {family}: {error}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", NOT_ALONE)
+def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer):
+    """Per-layer inputs, keys and values of earlier layers, latent attention: all as by Hugging Face's forward."""
+    lm = given_more(family, tokenizer)
+    examples = ga.tasks.kv_retrieval(lm, n_pairs=4, n=2) + ga.tasks.knowledge(lm, n=2)
+    baseline = [by_hand.logprobs(lm, example) for example in examples]
+    heads = [ga.Head(mixer.layer, 1) for mixer in lm.mixers]
+    sweep = ga.sweep_heads(lm, examples, heads, progress=False)
+    assert by_hand.gap(ga.evaluate(lm, examples), baseline) < 1e-4
+    assert by_hand.gap(sweep.baseline, baseline) < 1e-4
+
+    def silent(head):
+        def change(spot, z):
+            z[:, spot.columns([head])] = 0
+            return z
+
+        return change
+
+    for head in heads:
+        right = np.array([by_hand.logprobs(lm, example, silent(head)) for example in examples])
+        with ga.ablate(lm, [head]):
+            assert by_hand.gap(ga.evaluate(lm, examples), right) < 1e-4
+        among = torch.tensor(right).log_softmax(-1)[range(4), [example.answer for example in examples]]
+        assert sweep.logprob[head.layer, 1] == pytest.approx(among.mean().item(), abs=1e-4)
+    screened = ga.sweep_heads(lm, examples, heads, method="screen", k=1, progress=False)
+    assert by_hand.gap(screened.baseline, baseline) < 1e-4
+    ids, layers = lm.encode(examples[0].prompt), list(lm.layers)
+    for n in range(1, lm.n_layers):
+        with ga.truncate(lm, n):
+            found = lm.model(ids, use_cache=False).logits
+        handles = [
+            layer.register_forward_hook(lambda module, args, kwargs, output: args[0], with_kwargs=True)
+            for layer in layers[n:]
+        ]
+        torch.testing.assert_close(found, lm.model(ids, use_cache=False).logits)
+        for handle in handles:
+            handle.remove()
+    if family != "inkling_text":  # its maps lack the position biases: see test_11
+        maps = [ga.attention_map(lm, examples[0].prompt, layer) for layer in range(lm.n_layers)]
+        lm.model.set_attn_implementation("eager")
+        theirs = lm.model(ids, use_cache=False, output_attentions=True).attentions
+        for ours, right in zip(maps, theirs, strict=True):
+            torch.testing.assert_close(ours, right[0].float())
+
+
+def test_7_layers_that_would_be_seen_only_in_part_are_refused(tokenizer):
+    more = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
+    with pytest.raises(ValueError, match="Lfm2ForCausalLM is not supported: .* Lfm2DecoderLayer of conv, feed_forward"):
+        families.build("lfm2", tokenizer, **families.ATTENTION | more)

@@ -252,9 +252,11 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
         i for i, layer in enumerate(layers or ()) if not (mixers_of(layer, i) or hasattr(layer, "mixer"))
     ]
     if not layers or unknown or not any(mixers_of(layer, i) for i, layer in enumerate(layers)):
-        which = (
-            f"layer {unknown[0]} is a {type(layers[unknown[0]]).__name__}" if unknown else "no layer has one"
-        )
+        which = "no layer has one"
+        if unknown:
+            layer = layers[unknown[0]]
+            parts = ", ".join(name for name, _ in layer.named_children())
+            which = f"layer {unknown[0]} is a {type(layer).__name__} of {parts}"
         raise ValueError(
             f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold "
             "softmax attention with "

@@ -215,9 +215,10 @@ def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
 
 def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    if hasattr(module, "o_proj") and hasattr(module, "head_dim"):
-        n_heads = module.o_proj.in_features // module.head_dim
-        return "attention", n_heads, module.head_dim, module.o_proj
+    # Multi-head latent attention (DeepSeek): values have a width of their own, and z is made of values.
+    d_head = getattr(module, "v_head_dim", None) or getattr(module, "head_dim", None)
+    if hasattr(module, "o_proj") and d_head:
+        return "attention", module.o_proj.in_features // d_head, d_head, module.o_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
     if hasattr(module, "conv1d") and (
