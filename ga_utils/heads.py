@@ -220,15 +220,15 @@ def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor, places: Place
 
     def replace(z):
         start = lm.running.start if lm.running else 0
-        return torch.where(columns & places.mask(z), rows_of_table(table, start, z.shape[1]), z)
+        return torch.where(columns & places.mask(z), rows_of_table(table, start, z), z)
 
     return replace
 
 
-def rows_of_table(table: torch.Tensor, start: int, length: int) -> torch.Tensor:
-    """Rows of a replacement table for `length` positions from `start` on. Past the longest reference prompt
-    the table begins again, so that a prompt of any length can be ablated."""
-    return table[torch.arange(start, start + length, device=table.device) % len(table)]
+def rows_of_table(table: torch.Tensor, start: int, z: torch.Tensor) -> torch.Tensor:
+    """Rows of a replacement table for the positions of z [..., pos, n_heads * d_head], from `start` on. Past
+    the longest reference prompt the table begins again, so that a prompt of any length can be ablated."""
+    return table[torch.arange(start, start + z.shape[-2], device=table.device) % len(table)].to(z)
 
 
 def replacement_tables(
@@ -237,9 +237,8 @@ def replacement_tables(
     """For each mixer what replaces z in a mode of `ablate`: [period, n_heads * d_head], row t for position
     t.
     """
-    weight = [mixer.out_proj.weight for mixer in mixers]
     if mode == "zero":
-        return [w.new_zeros(1, w.shape[1]) for w in weight]
+        return [torch.zeros(1, mixer.n_heads * mixer.d_head, device=lm.device) for mixer in mixers]
     ids = lm.tokenize([example.prompt for example in reference])
     recorded = record_z(lm, mixers, [Row(i, e, part, []) for i, (e, part) in enumerate(zip(reference, ids))])
     if mode == "mean":

@@ -97,9 +97,12 @@ def use_ours(lm: LM, edit: Edit) -> None:
 
 @torch.no_grad()
 def run_for_hooks(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -> None:
-    """A forward pass for the sake of its hooks, on ids [batch, pos]; a hook may end it with `Enough`."""
-    with suppress(Enough):
-        lm.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    """A forward pass for the sake of its hooks, on ids [batch, pos]; a hook may end it with `Enough`.
+
+    It makes all logits unless a hook does: asked for the last alone, Gemma 4's later layers see no others.
+    """
+    with suppress(Enough), lm.at_work(lm.running):
+        lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
 def _read_ssm(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edit: Edit) -> None:

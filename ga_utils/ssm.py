@@ -33,6 +33,7 @@ from torch import nn
 
 from ga_utils.models.deltanet import DeltaScan, delta_projections, delta_scan, gated_delta, is_deltanet
 from ga_utils.models.lm import LM
+from ga_utils.models.mixers import weight_of
 
 BLOCK = 256  # rows of a matrix that are made at a time
 
@@ -255,7 +256,7 @@ def _mamba1(mixer: nn.Module, convolved: torch.Tensor) -> Scan:
     dt, B, C = mixer.x_proj(x).split([rank, n_state, n_state], dim=-1)
     if hasattr(mixer, "dt_layernorm"):
         dt, B, C = mixer.dt_layernorm(dt), mixer.b_layernorm(B), mixer.c_layernorm(C)
-    x, B, C, dt = (_wide(part) for part in (x, B, C, F.linear(dt, mixer.dt_proj.weight)))
+    x, B, C, dt = (_wide(part) for part in (x, B, C, F.linear(dt, weight_of(mixer.dt_proj))))
     dt = F.softplus(dt + _wide(mixer.dt_proj.bias))
     A = -torch.exp(_wide(mixer.A_log))
     return Scan(x.unsqueeze(-1), B.unsqueeze(1), C.unsqueeze(1), dt, A, _wide(mixer.D), dt)

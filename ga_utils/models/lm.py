@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from os import PathLike
 from os.path import abspath, expanduser
 from pathlib import Path
+from threading import get_ident
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,6 +43,7 @@ class LM:
     source: dict | None = None
     edits: list[Edit] = field(default_factory=list, repr=False)
     running: object | None = field(default=None, repr=False)
+    thread: int | None = field(default=None, repr=False)  # the one in which `ga_utils` is running the model
     budget: object | None = field(default=None, repr=False)  # of one forward pass, see `models.budget`
     continues: str | None = field(default="unknown", repr=False)  # see `models.continuation.how_to_continue`
 
@@ -114,11 +117,31 @@ class LM:
         edit = Edit(what)
         self.edits.append(edit)  # before anything is changed, so that `reset` knows of it
         try:
+            edit.uncompile()
             yield edit
         finally:
             edit.undo()
             if edit in self.edits:
                 self.edits.remove(edit)
+
+    @contextmanager
+    def at_work(self, span: object | None) -> Iterator[None]:
+        """Inside, `ga_utils` runs the model, and hooks find as `running` what it runs.
+
+        Raises:
+            RuntimeError: it is running the model in another thread, whose hooks would be called here, too.
+        """
+        before = self.running, self.thread
+        if before[1] not in (None, get_ident()):
+            raise RuntimeError(
+                f"{self.name} is at work in another thread, and hooks of both would mix: take turns, or give "
+                "each thread a model of its own (copy.deepcopy(model))"
+            )
+        try:
+            self.running, self.thread = span, get_ident()
+            yield
+        finally:
+            self.running, self.thread = before
 
     def __repr__(self):
         heads = sorted({(mixer.n_heads, mixer.kind) for mixer in self.mixers})
@@ -135,7 +158,7 @@ def reset(lm: LM) -> None:
     while lm.edits:
         lm.edits[-1].undo()
         lm.edits.pop()
-    lm.running = None
+    lm.running = lm.thread = None
 
 
 def load_model(
@@ -217,20 +240,24 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
 
     Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
     Jamba, FalconH1, NemotronH, GraniteMoeHybrid, Qwen3-Next, Qwen3.5 and OLMo Hybrid. The model is put in
-    eval mode and otherwise left as it is.
+    eval mode and otherwise left as it is. A compiled model is unwrapped, and runs uncompiled wherever hooks are
+    at work.
 
     Raises:
         ValueError: the model is not built like that; the message names what was looked for.
     """
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
     layers = getattr(model.base_model, "layers", None)
     # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too.
     unknown = [
         i for i, layer in enumerate(layers or ()) if not (mixers_of(layer, i) or hasattr(layer, "mixer"))
     ]
     if not layers or unknown or not any(mixers_of(layer, i) for i, layer in enumerate(layers)):
-        which = (
-            f"layer {unknown[0]} is a {type(layers[unknown[0]]).__name__}" if unknown else "no layer has one"
-        )
+        which = "no layer has one"
+        if unknown:
+            layer = layers[unknown[0]]
+            parts = ", ".join(name for name, _ in layer.named_children())
+            which = f"layer {unknown[0]} is a {type(layer).__name__} of {parts}"
         raise ValueError(
             f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold "
             "softmax attention with "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from threading import RLock
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -17,6 +19,33 @@ from ga_utils.models.deltanet import is_deltanet
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer", "linear_attn")
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]  # gets z, returns what replaces it, or None
+
+
+class Uncompiled:
+    """While it holds any edit, of whichever model, everything that `torch.compile` has made runs uncompiled.
+
+    Compiled code doesn't call hooks that were registered after its first run, and doesn't say so. And what is
+    compiled under an edit would go on calling its hooks.
+    """
+
+    def __init__(self):
+        self.lock, self.edits = RLock(), WeakSet()
+        self.stance: AbstractContextManager | None = None  # knows torch's stance from before
+
+    def hold(self, edit: Edit) -> None:
+        with self.lock:
+            self.edits.add(edit)
+            self.stance = self.stance or torch.compiler.set_stance("force_eager")
+
+    def release(self, edit: Edit) -> None:
+        with self.lock:
+            self.edits.discard(edit)
+            if self.stance and not self.edits:
+                self.stance.__exit__(None, None, None)
+                self.stance = None
+
+
+UNCOMPILED = Uncompiled()
 
 
 class Edit:
@@ -31,7 +60,11 @@ class Edit:
     def __init__(self, what: str = "hooks"):
         self.what, self.last_rows, self.in_force = what, 0, True
         self.varies_from: Callable[[Example], int] | None = None
-        self._undo: list[Callable] = []
+        self._undo: list[Callable] = [lambda: UNCOMPILED.release(self)]
+
+    def uncompile(self) -> None:
+        """Whatever `torch.compile` has made runs uncompiled until this is undone."""
+        UNCOMPILED.hold(self)
 
     def hook(self, register: Callable, function: Callable, **how) -> None:
         """Register a hook, `register` being for example `module.register_forward_hook`."""
@@ -100,7 +133,7 @@ class Mixer:
 
     def alive(self) -> list[int]:
         """The heads that write something; a pruned head's columns of `out_proj` are all zero."""
-        written = self.out_proj.weight.any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
+        written = weight_of(self.out_proj).any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
         return [self.first + i for i in written.nonzero()[:, 0].tolist()]
 
     def hook_z(self, edit: Edit, change: Change, first: bool = False) -> None:
@@ -145,10 +178,28 @@ class Mixer:
         """`hook_z` for as long as the context lasts."""
         edit = Edit()
         try:
+            edit.uncompile()
             self.hook_z(edit, change)
             yield
         finally:
             edit.undo()
+
+
+@torch.no_grad()
+def weight_of(linear: nn.Module) -> torch.Tensor:
+    """The weight of a linear map, [out, in], dequantised, fetched, and merged with adapters where need be.
+
+    Column i is what the map makes of the i-th unit vector. That holds for every kind of quantisation, with no
+    need to know how it stores its numbers. Only hooks on the map itself are passed by.
+    """
+    weight = getattr(linear, "weight", None)
+    if type(linear) is nn.Linear and type(weight) is nn.Parameter and weight.device.type != "meta":
+        return weight
+    some = weight if weight is not None else next(linear.buffers())
+    dtype = some.dtype if some.is_floating_point() and some.dtype.itemsize > 1 else torch.float32
+    device = "cpu" if some.device.type == "meta" else some.device  # offloaded: accelerate moves the input
+    inputs = torch.eye(linear.in_features, dtype=dtype, device=device)
+    return (linear.forward(inputs) - linear.forward(torch.zeros_like(inputs[:1]))).T
 
 
 def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
@@ -165,9 +216,10 @@ def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
 
 def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    if hasattr(module, "o_proj") and hasattr(module, "head_dim") and not hasattr(module, "conv1d"):
-        n_heads = module.o_proj.in_features // module.head_dim
-        return "attention", n_heads, module.head_dim, module.o_proj
+    # Multi-head latent attention (DeepSeek): values have a width of their own, and z is made of values.
+    d_head = getattr(module, "v_head_dim", None) or getattr(module, "head_dim", None)
+    if hasattr(module, "o_proj") and d_head and not hasattr(module, "conv1d"):
+        return "attention", module.o_proj.in_features // d_head, d_head, module.o_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
     if hasattr(module, "conv1d") and (

@@ -19,7 +19,7 @@ from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_laye
 from ga_utils.models.batches import Row, rows_of
 from ga_utils.models.budget import budget
 from ga_utils.models.lm import LM
-from ga_utils.scoring import Score, evaluate
+from ga_utils.scoring import Score, evaluate, warn_of_beginnings
 from ga_utils.segments import Places, Where
 from ga_utils.sweeps.checkpoint import MEMORY, Checkpoint, Piece, automatic, identity
 from ga_utils.sweeps.exact import ExactSweep
@@ -80,6 +80,7 @@ def sweep_heads(
         raise ValueError("no examples to sweep with: the list is empty")
     heads = alive_heads(lm) if heads is None else list(dict.fromkeys(check_heads(lm, heads)))
     rows, estimate = rows_of(lm, examples), None
+    warn_of_beginnings(rows)
     make = partial(ExactSweep, rows=rows, mode=mode, reference=reference, at=at, but=but)
     if method == "screen":
         sweep = make(lm)

@@ -29,12 +29,18 @@ import torch
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head, replacement_tables, rows_of_table
-from ga_utils.models.batches import Row, plan, read_off, span_of
+from ga_utils.models.batches import Row, in_passes, plan, read_off, span_of
 from ga_utils.models.budget import fits, halving, too_large_to_keep
 from ga_utils.models.continuation import PROBE, Span, run
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.segments import Places, Where
-from ga_utils.sweeps.partial_forward import entering, norm_before_last_mixer, reading_only, recording
+from ga_utils.sweeps.partial_forward import (
+    Entrance,
+    entering,
+    norm_before_last_mixer,
+    reading_only,
+    recording,
+)
 
 
 class ExactSweep:
@@ -63,6 +69,7 @@ class ExactSweep:
         few = rows[0].ids[:PROBE]
         probe = Row(rows[0].index, rows[0].example, few, [(0, [len(few) - 1], [0])])
         self.norm = norm_before_last_mixer(lm, span_of(lm, [probe], 0, None))
+        self.enters = Entrance(lm, in_passes(lm, probe))
         self.shared: Span | None = None
         self.batches: list[list[Span]] = []
         self.baseline = np.full((1, *self.shape), np.nan)
@@ -138,25 +145,26 @@ class ExactSweep:
     def _run(self, span: Span, heads: tuple[Head, ...], cache, keep: bool):
         """`continuation.run` with a copy of the span for each head, which is disabled there."""
         layer = heads[0].layer
-        residual = span.residual[layer].to(self.lm.device).repeat(len(heads), 1, 1)
         with ExitStack() as stack:
             edit = stack.enter_context(self.lm.edited("sweep"))
             for mixer, table in zip(self.mixers, self.tables):
                 if mixer.layer == layer:
-                    instead = rows_of_table(table, span.start, span.ids.shape[1])
-                    mixer.hook_z(edit, _disabling(mixer, heads, instead, self.places))
-            stack.enter_context(entering(self.lm, layer, residual, self.returns))
+                    mixer.hook_z(edit, _disabling(mixer, heads, table, span.start, self.places))
+            if self.enters(layer):
+                residual = span.residual[layer].to(self.lm.device).repeat(len(heads), 1, 1)
+                stack.enter_context(entering(self.lm, layer, residual, self.returns))
             if self.norm is not None:
                 stack.enter_context(reading_only(self.lm, self.norm, span, len(heads)))
             return run(self.lm, span, cache, len(heads), keep, shortened=self.norm is not None)
 
 
-def _disabling(mixer: Mixer, heads: tuple[Head, ...], instead: torch.Tensor, places: Places):
-    """A hook on z [head * row, pos, n_heads * d_head] that replaces each head's columns in its own copy of
-    the rows by those of `instead`, [pos, n_heads * d_head], at the places given."""
+def _disabling(mixer: Mixer, heads: tuple[Head, ...], table: torch.Tensor, start: int, places: Places):
+    """A hook on z [head * row, pos, n_heads * d_head], whose first position is number `start`, that replaces
+    each head's columns in its own copy of the rows by those of a replacement table, at the places given."""
 
     def disable(z):
         z, n_rows, here = z.clone(), len(z) // len(heads), places.mask(z)
+        instead = rows_of_table(table, start, z)
         for copy, head in enumerate(heads):
             if head.head in mixer.heads:
                 rows, columns = slice(copy * n_rows, (copy + 1) * n_rows), mixer.columns(head.head)
