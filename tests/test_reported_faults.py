@@ -48,7 +48,9 @@ def byte_level(bos: bool = False, eos: bool = False) -> PreTrainedTokenizerFast:
     made.post_processor = processors.TemplateProcessing(
         single=around, special_tokens=[(token, made.token_to_id(token)) for token in special]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>" if bos else None, eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<bos>" if bos else None, eos_token="<eos>"
+    )
 
 
 def llama(tokenizer, dtype=torch.float32, **changes) -> ga.LM:
@@ -99,7 +101,11 @@ def test_2_where_prompt_and_choice_meet(bos, eos):
     """White space between them is scored with the choice, as in lm-evaluation-harness, and EOS never is."""
     lm, bare = llama(byte_level(bos, eos)), byte_level()
     begin = [0] if bos else []
-    for prompt, space in (("The capital of France is", " "), ("The capital of France is", "\n"), ("5 and", " ")):
+    for prompt, space in (
+        ("The capital of France is", " "),
+        ("The capital of France is", "\n"),
+        ("5 and", " "),
+    ):
         choices, right = ("Berlin, in Germany", "Paris, in France", "58"), []
         for choice in choices:
             before, whole = bare([prompt, prompt + space + choice]).input_ids
@@ -110,14 +116,16 @@ def test_2_where_prompt_and_choice_meet(bos, eos):
             ga.Example(prompt, tuple(space + choice for choice in choices), 1, "space in the choice"),
         ):
             np.testing.assert_allclose(ga.evaluate(lm, [example]).logprobs[0], right, atol=1e-4)
-    # "F" + "rance" is one token with the space before it: as the harness does, the prompt is read as it stands alone, and
-    # as many tokens of the whole text are skipped as it has.
+    # "F" + "rance" is one token with the space before it: as the harness does, the prompt is read as it stands
+    # alone, and as many tokens of the whole text are skipped as it has.
     before, *wholes = bare(["The F", "The France is Paris", "The Fog is"]).input_ids
     assert wholes[0][: len(before)] != before
     right = [logprob(lm, begin + before, whole[len(before) :]) for whole in wholes]
     merged = ga.Example("The F", ("rance is Paris", "og is"), 0, "merged")
     np.testing.assert_allclose(ga.evaluate(lm, [merged]).logprobs[0], right, atol=1e-4)
-    with pytest.raises(ValueError, match="'ris' adds no token .*: the tokenizer merges the end of the prompt"):
+    with pytest.raises(
+        ValueError, match="'ris' adds no token .*: the tokenizer merges the end of the prompt"
+    ):
         ga.evaluate(lm, [ga.Example("The capital is Pa", ("ris", "dua"), 0, "nothing is left")])
 
 
@@ -214,14 +222,16 @@ def test_4_hooks_are_called_in_a_compiled_model(family, way, tokenizer):
         lm.model(ids, use_cache=False)
     assert len(seen) == 1
     examples = ga.tasks.knowledge(lm, n=2)
-    np.testing.assert_allclose(ga.evaluate(lm, examples).logprobs, ga.evaluate(plain, examples).logprobs, 1e-5)
+    np.testing.assert_allclose(
+        ga.evaluate(lm, examples).logprobs, ga.evaluate(plain, examples).logprobs, 1e-5
+    )
     maps = (ga.attention_map(some, examples[0].prompt, 1) for some in (lm, plain))
     torch.testing.assert_close(*maps)
     assert is_compiling(), "outside, whatever was compiled is again"
 
 
 class Packed(torch.nn.Module):
-    """A linear map that keeps its weight as two 4-bit numbers a byte, and an outlier scale a row: [in / 2, out]."""
+    """A linear map that keeps its weight as two 4-bit numbers a byte, and a scale a row: [in / 2, out]."""
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
@@ -251,7 +261,9 @@ def bitsandbytes(kind: str):
     def make(model: LlamaForCausalLM, folder):
         bnb = pytest.importorskip("bitsandbytes")
         model.save_pretrained(folder)
-        how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype="float32")
+        how = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype="float32"
+        )
         made = LlamaForCausalLM.from_pretrained(folder, quantization_config=how, dtype=torch.float32)
         weights = [layer.self_attn.o_proj.weight for layer in made.model.layers]
         return made, [bnb.functional.dequantize_4bit(weight.data, weight.quant_state) for weight in weights]
@@ -343,7 +355,9 @@ def test_6_two_models_in_two_threads(tokenizer, switching):
 def test_6_models_loaded_in_two_threads_leave_hugging_faces_settings(switching):
     before = logging.get_verbosity()
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda name: ga.load_model(name, device="cpu"), ["tiny-llama", "tiny-mamba2"] * 4))
+        found = list(
+            threads.map(lambda name: ga.load_model(name, device="cpu"), ["tiny-llama", "tiny-mamba2"] * 4)
+        )
     assert [lm.model.config.model_type for lm in found] == ["llama", "mamba2"] * 4
     assert logging.get_verbosity() == before
 
@@ -372,7 +386,12 @@ def test_6_one_model_in_two_threads_is_refused(what, tokenizer):
 
 
 MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
-EXPERTS = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+EXPERTS = {
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
 GEMMA = {
     "head_dim": 8,
     "hidden_size_per_layer_input": 8,
@@ -381,12 +400,17 @@ GEMMA = {
     "sliding_window": 16,
 }
 INKLING = {"head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8}
-NOT_ALONE = {  # layers that are given more than the residual stream, or whose values have a width of their own
-    "gemma3n_text": GEMMA | {"num_hidden_layers": 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
+NOT_ALONE = {  # layers that are given more than the residual stream, or whose values have their own width
+    "gemma3n_text": GEMMA
+    | {"num_hidden_layers": 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
     "gemma4_text": GEMMA | {"num_hidden_layers": 4, "global_head_dim": 16},
     "inkling_text": INKLING | {"num_hidden_layers": 2, "d_rel": 4, "mlp_layer_types": ["dense"] * 2},
-    "deepseek_v2": MLA | EXPERTS | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
-    "deepseek_v3": MLA | EXPERTS | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
+    "deepseek_v2": MLA
+    | EXPERTS
+    | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
+    "deepseek_v3": MLA
+    | EXPERTS
+    | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
 }
 
 
@@ -401,7 +425,7 @@ def given_more(family: str, tokenizer) -> ga.LM:
 @torch.no_grad()
 @pytest.mark.parametrize("family", NOT_ALONE)
 def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer):
-    """Per-layer inputs, keys and values of earlier layers, latent attention: all as by Hugging Face's forward."""
+    """Per-layer inputs, keys and values of earlier layers, latent attention: all as Hugging Face has it."""
     lm = given_more(family, tokenizer)
     examples = ga.tasks.kv_retrieval(lm, n_pairs=4, n=2) + ga.tasks.knowledge(lm, n=2)
     baseline = [by_hand.logprobs(lm, example) for example in examples]
@@ -446,5 +470,7 @@ def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer
 
 def test_7_layers_that_would_be_seen_only_in_part_are_refused(tokenizer):
     more = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
-    with pytest.raises(ValueError, match="Lfm2ForCausalLM is not supported: .* Lfm2DecoderLayer of conv, feed_forward"):
+    with pytest.raises(
+        ValueError, match="Lfm2ForCausalLM is not supported: .* Lfm2DecoderLayer of conv, feed_forward"
+    ):
         families.build("lfm2", tokenizer, **families.ATTENTION | more)

@@ -240,8 +240,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
 
     Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
     Jamba, FalconH1, NemotronH, GraniteMoeHybrid, Qwen3-Next, Qwen3.5 and OLMo Hybrid. The model is put in
-    eval mode and otherwise left as it is. A compiled model is unwrapped, and runs uncompiled wherever hooks are
-    at work.
+    eval mode and otherwise left as it is. A compiled model is unwrapped, and runs uncompiled wherever hooks
+    are at work.
 
     Raises:
         ValueError: the model is not built like that; the message names what was looked for.
