@@ -48,7 +48,9 @@ def byte_level(bos: bool = False, eos: bool = False) -> PreTrainedTokenizerFast:
     made.post_processor = processors.TemplateProcessing(
         single=around, special_tokens=[(token, made.token_to_id(token)) for token in special]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>" if bos else None, eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<bos>" if bos else None, eos_token="<eos>"
+    )
 
 
 def llama(tokenizer, dtype=torch.float32, **changes) -> ga.LM:
@@ -99,7 +101,11 @@ def test_2_where_prompt_and_choice_meet(bos, eos):
     """White space between them is scored with the choice, as in lm-evaluation-harness, and EOS never is."""
     lm, bare = llama(byte_level(bos, eos)), byte_level()
     begin = [0] if bos else []
-    for prompt, space in (("The capital of France is", " "), ("The capital of France is", "\n"), ("5 and", " ")):
+    for prompt, space in (
+        ("The capital of France is", " "),
+        ("The capital of France is", "\n"),
+        ("5 and", " "),
+    ):
         choices, right = ("Berlin, in Germany", "Paris, in France", "58"), []
         for choice in choices:
             before, whole = bare([prompt, prompt + space + choice]).input_ids
@@ -117,7 +123,9 @@ def test_2_where_prompt_and_choice_meet(bos, eos):
     right = [logprob(lm, begin + before, whole[len(before) :]) for whole in wholes]
     merged = ga.Example("The F", ("rance is Paris", "og is"), 0, "merged")
     np.testing.assert_allclose(ga.evaluate(lm, [merged]).logprobs[0], right, atol=1e-4)
-    with pytest.raises(ValueError, match="'ris' adds no token .*: the tokenizer merges the end of the prompt"):
+    with pytest.raises(
+        ValueError, match="'ris' adds no token .*: the tokenizer merges the end of the prompt"
+    ):
         ga.evaluate(lm, [ga.Example("The capital is Pa", ("ris", "dua"), 0, "nothing is left")])
 
 
@@ -214,7 +222,9 @@ def test_4_hooks_are_called_in_a_compiled_model(family, way, tokenizer):
         lm.model(ids, use_cache=False)
     assert len(seen) == 1
     examples = ga.tasks.knowledge(lm, n=2)
-    np.testing.assert_allclose(ga.evaluate(lm, examples).logprobs, ga.evaluate(plain, examples).logprobs, 1e-5)
+    np.testing.assert_allclose(
+        ga.evaluate(lm, examples).logprobs, ga.evaluate(plain, examples).logprobs, 1e-5
+    )
     maps = (ga.attention_map(some, examples[0].prompt, 1) for some in (lm, plain))
     torch.testing.assert_close(*maps)
     assert is_compiling(), "outside, whatever was compiled is again"
@@ -251,7 +261,9 @@ def bitsandbytes(kind: str):
     def make(model: LlamaForCausalLM, folder):
         bnb = pytest.importorskip("bitsandbytes")
         model.save_pretrained(folder)
-        how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype="float32")
+        how = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype="float32"
+        )
         made = LlamaForCausalLM.from_pretrained(folder, quantization_config=how, dtype=torch.float32)
         weights = [layer.self_attn.o_proj.weight for layer in made.model.layers]
         return made, [bnb.functional.dequantize_4bit(weight.data, weight.quant_state) for weight in weights]
@@ -343,7 +355,9 @@ def test_6_two_models_in_two_threads(tokenizer, switching):
 def test_6_models_loaded_in_two_threads_leave_hugging_faces_settings(switching):
     before = logging.get_verbosity()
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda name: ga.load_model(name, device="cpu"), ["tiny-llama", "tiny-mamba2"] * 4))
+        found = list(
+            threads.map(lambda name: ga.load_model(name, device="cpu"), ["tiny-llama", "tiny-mamba2"] * 4)
+        )
     assert [lm.model.config.model_type for lm in found] == ["llama", "mamba2"] * 4
     assert logging.get_verbosity() == before
 
@@ -372,7 +386,12 @@ def test_6_one_model_in_two_threads_is_refused(what, tokenizer):
 
 
 MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
-EXPERTS = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+EXPERTS = {
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
 GEMMA = {
     "head_dim": 8,
     "hidden_size_per_layer_input": 8,
@@ -382,11 +401,16 @@ GEMMA = {
 }
 INKLING = {"head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8}
 NOT_ALONE = {  # layers that are given more than the residual stream, or whose values have a width of their own
-    "gemma3n_text": GEMMA | {"num_hidden_layers": 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
+    "gemma3n_text": GEMMA
+    | {"num_hidden_layers": 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
     "gemma4_text": GEMMA | {"num_hidden_layers": 4, "global_head_dim": 16},
     "inkling_text": INKLING | {"num_hidden_layers": 2, "d_rel": 4, "mlp_layer_types": ["dense"] * 2},
-    "deepseek_v2": MLA | EXPERTS | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
-    "deepseek_v3": MLA | EXPERTS | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
+    "deepseek_v2": MLA
+    | EXPERTS
+    | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
+    "deepseek_v3": MLA
+    | EXPERTS
+    | {"num_key_value_heads": 4, "num_hidden_layers": 3, "topk_group": 1, "n_group": 1},
 }
 
 
@@ -446,5 +470,46 @@ def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer
 
 def test_7_layers_that_would_be_seen_only_in_part_are_refused(tokenizer):
     more = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
-    with pytest.raises(ValueError, match="Lfm2ForCausalLM is not supported: .* Lfm2DecoderLayer of conv, feed_forward"):
+    with pytest.raises(
+        ValueError, match="Lfm2ForCausalLM is not supported: .* Lfm2DecoderLayer of conv, feed_forward"
+    ):
         families.build("lfm2", tokenizer, **families.ATTENTION | more)
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+@pytest.mark.parametrize("layer_of_nan", [0, 2], ids=["first layer", "last layer"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=["NaN", "inf"])
+@pytest.mark.parametrize("place", ["prompt's end", "inside a choice"])
+def test_8_a_number_that_is_none_in_one_choice_alone_is_named(place, value, layer_of_nan, family, tokenizer):
+    """As where 16 bits overflow at one token; the rest of the choice must not hide it."""
+    lm = families.build(family, tokenizer)
+    long = "apple: 17\n" * 6
+    fine = ga.Example(f"{long}lamp:", (" river amber wolf", " river salt wolf"), 0, "t")
+    bad = ga.Example(f"{long}lamp:", (" river stone wolf moon", " amber river"), 1, "t")
+    at = tokenizer.convert_tokens_to_ids("lamp:" if place == "prompt's end" else "stone")
+    here = []
+
+    def note(module, args, kwargs):
+        here[:] = [kwargs["input_ids"] == at]
+
+    def overflow(module, args, output):
+        return torch.where(here[0].unsqueeze(-1), value, output)
+
+    lm.model.register_forward_pre_hook(note, with_kwargs=True)
+    lm.layers[layer_of_nan].register_forward_hook(overflow)
+    examples = [fine, bad] if place == "inside a choice" else [bad]
+    said = rf"the model gives no number \(NaN\) on example {len(examples) - 1}"
+    for run in (ga.evaluate, lambda *args: ga.sweep_heads(*args, ["L0H0"], progress=False)):
+        with pytest.raises(ValueError, match=said):
+            run(lm, examples)
+
+
+def test_8_choices_that_are_all_impossible_are_no_answer(tokenizer):
+    lm = llama(tokenizer)
+    with torch.no_grad():
+        lm.model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+        lm.model.lm_head.bias[tokenizer.convert_tokens_to_ids(["A", "B"])] = -torch.inf
+    one = ga.Example("Answer:", (" A", " C"), 1, "t")
+    assert ga.evaluate(lm, [one]).accuracy == 1
+    with pytest.raises(ValueError, match="every choice of example 1 has probability 0"):
+        ga.evaluate(lm, [one, ga.Example("Answer:", (" A", " B"), 0, "t")])
