@@ -144,8 +144,8 @@ def warn_of_beginnings(rows: list[Row]) -> None:
     if found:
         index, short, long = found[0]
         warnings.warn(
-            f"example {index}: the tokens of choice {short!r} begin those of {long!r}, which therefore can't be "
-            f"the likelier one; so it is in {len(found)} of the examples. End the choices alike, for "
+            f"example {index}: the tokens of choice {short!r} begin those of {long!r}, which therefore can't "
+            f"be the likelier one; so it is in {len(found)} of the examples. End the choices alike, for "
             "example with a newline, or choose others",
             stacklevel=3,
         )

@@ -116,8 +116,8 @@ def test_2_where_prompt_and_choice_meet(bos, eos):
             ga.Example(prompt, tuple(space + choice for choice in choices), 1, "space in the choice"),
         ):
             np.testing.assert_allclose(ga.evaluate(lm, [example]).logprobs[0], right, atol=1e-4)
-    # "F" + "rance" is one token with the space before it: as the harness does, the prompt is read as it stands alone, and
-    # as many tokens of the whole text are skipped as it has.
+    # "F" + "rance" is one token with the space before it: as the harness does, the prompt is read as it stands
+    # alone, and as many tokens of the whole text are skipped as it has.
     before, *wholes = bare(["The F", "The France is Paris", "The Fog is"]).input_ids
     assert wholes[0][: len(before)] != before
     right = [logprob(lm, begin + before, whole[len(before) :]) for whole in wholes]
@@ -231,7 +231,7 @@ def test_4_hooks_are_called_in_a_compiled_model(family, way, tokenizer):
 
 
 class Packed(torch.nn.Module):
-    """A linear map that keeps its weight as two 4-bit numbers a byte, and an outlier scale a row: [in / 2, out]."""
+    """A linear map that keeps its weight as two 4-bit numbers a byte, [in / 2, out], and a scale a row."""
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
@@ -400,7 +400,7 @@ GEMMA = {
     "sliding_window": 16,
 }
 INKLING = {"head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8}
-NOT_ALONE = {  # layers that are given more than the residual stream, or whose values have a width of their own
+NOT_ALONE = {  # layers given more than the residual stream, or whose values have a width of their own
     "gemma3n_text": GEMMA
     | {"num_hidden_layers": 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
     "gemma4_text": GEMMA | {"num_hidden_layers": 4, "global_head_dim": 16},
@@ -425,7 +425,7 @@ def given_more(family: str, tokenizer) -> ga.LM:
 @torch.no_grad()
 @pytest.mark.parametrize("family", NOT_ALONE)
 def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer):
-    """Per-layer inputs, keys and values of earlier layers, latent attention: all as by Hugging Face's forward."""
+    """Per-layer inputs, keys and values of earlier layers, latent attention: as by Hugging Face's forward."""
     lm = given_more(family, tokenizer)
     examples = ga.tasks.kv_retrieval(lm, n_pairs=4, n=2) + ga.tasks.knowledge(lm, n=2)
     baseline = [by_hand.logprobs(lm, example) for example in examples]
