@@ -116,7 +116,7 @@ def test_2_where_prompt_and_choice_meet(bos, eos):
             ga.Example(prompt, tuple(space + choice for choice in choices), 1, "space in the choice"),
         ):
             np.testing.assert_allclose(ga.evaluate(lm, [example]).logprobs[0], right, atol=1e-4)
-    # "F" + "rance" is one token with the space before it: as the harness does, the prompt is read as it stands
+    # "F" + "rance" is one token with the space before it. As in the harness, the prompt is read as it stands
     # alone, and as many tokens of the whole text are skipped as it has.
     before, *wholes = bare(["The F", "The France is Paris", "The Fog is"]).input_ids
     assert wholes[0][: len(before)] != before
