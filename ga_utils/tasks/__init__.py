@@ -84,8 +84,8 @@ def kv_retrieval(
 
     Args:
         values: "numbers": 0 to 99 in the tiny world, where each is one token; real models get 10 to 99,
-            because many a tokenizer splits numbers into digits, and " 5" can't be less likely than " 58", which
-            it begins. "digits": 0 to 9, so that a value is one token.
+            because many a tokenizer splits numbers into digits, and " 5" can't be less likely than " 58",
+            which it begins. "digits": 0 to 9, so that a value is one token.
     """
     if values not in VALUES:
         raise ValueError(f"values={values!r}: expected one of {', '.join(VALUES)}")
