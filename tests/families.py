@@ -106,7 +106,8 @@ CONFIGS |= {
     "qwen3_next": QWEN | EXPERTS | {"shared_expert_intermediate_size": 8},
     "qwen3_5_text": QWEN,
     "qwen3_5_moe_text": QWEN | EXPERTS | {"shared_expert_intermediate_size": 8},
-    "olmo_hybrid": QWEN,
+    # Hugging Face refuses one without attention, so its first two layers must hold some.
+    "olmo_hybrid": QWEN | {"layer_types": [RECURRENT[0], "full_attention", *RECURRENT[:2]]},
 }
 DELTANETS = ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"]
 SSMS = [family for family in CONFIGS if family not in ("llama", *DELTANETS)]
