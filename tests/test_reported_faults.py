@@ -57,7 +57,7 @@ def llama(tokenizer, dtype=torch.float32, **changes) -> ga.LM:
     """Random weights, large enough that attention is far from uniform."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=len(tokenizer), initializer_range=0.3, **sizes | changes)
+    config = LlamaConfig(vocab_size=len(tokenizer), **{"initializer_range": 0.3} | sizes | changes)
     return ga.wrap(LlamaForCausalLM(config).to(dtype), tokenizer, "random")
 
 
@@ -513,3 +513,26 @@ def test_8_choices_that_are_all_impossible_are_no_answer(tokenizer):
     assert ga.evaluate(lm, [one]).accuracy == 1
     with pytest.raises(ValueError, match="every choice of example 1 has probability 0"):
         ga.evaluate(lm, [one, ga.Example("Answer:", (" A", " B"), 0, "t")])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["exact", "screen"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_15_in_16_bits_a_head_that_does_nothing_costs_exactly_nothing(dtype, method, tokenizer):
+    """Batches of other shapes alone would move log-probabilities by tenths of a nat."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8, "num_hidden_layers": 4}
+    lm = llama(tokenizer, dtype, initializer_range=0.15, **sizes)
+    for layer in lm.layers:
+        layer.self_attn.o_proj.weight[:, 64:128] = 0  # head 1
+    nothing = [ga.Head(layer, 1) for layer in range(4)]
+    something = [ga.Head(1, head) for head in (0, 2, 3)]
+    for examples in (
+        ga.tasks.mmlu(lm, n=3),
+        ga.tasks.kv_retrieval(lm, n_pairs=6, n=6),
+        ga.tasks.knowledge(lm, n=6),
+    ):
+        how = {"method": method, "k": 7} if method == "screen" else {}
+        sweep = ga.sweep_heads(lm, examples, [*nothing, *something], progress=False, **how)
+        for head in nothing:
+            assert sweep.logprob[head.layer, 1] == sweep.baseline.right_logprob
+        assert all(sweep.logprob[1, head.head] != sweep.baseline.right_logprob for head in something)

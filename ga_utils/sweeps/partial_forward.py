@@ -115,21 +115,24 @@ class Entrance:
 
 def noise(logits: torch.Tensor) -> torch.Tensor:
     """How far rounding may take logits that should be the same."""
-    return 100 * torch.finfo(logits.dtype).eps * logits.abs().max()
+    return min(100 * torch.finfo(logits.dtype).eps, 0.03) * logits.abs().max()
 
 
 @contextmanager
 def recording(
-    lm: LM, into: dict[int, torch.Tensor], returns: list[int], device: torch.device
+    lm: LM, into: dict[int, torch.Tensor], returns: list[int], device: torch.device, copies: int = 1
 ) -> Iterator[None]:
     """Keep what enters each layer, `into[layer]` [row, pos, d_model] on `device`, and how each returns its
-    output.
+    output. Of several copies of the rows, the first is kept.
     """
 
     def keep(layer: int):
         def hook(module: nn.Module, args, kwargs, output):
             hidden = args[0] if args else kwargs["hidden_states"]
-            into[layer], returns[layer] = hidden.detach().to(device), returned(output)
+            kept = hidden.detach()
+            if copies > 1:
+                kept = kept[: len(kept) // copies].clone()  # a slice would keep all copies in memory
+            into[layer], returns[layer] = kept.to(device), returned(output)
 
         return hook
 
