@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
 from ga_utils.models.batches import rows_of
-from ga_utils.models.budget import fits, halving
+from ga_utils.models.budget import fits, halving, is_long
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.patterns import Enough, read_patterns, run_for_hooks
 from ga_utils.segments import Segment, positions, segments
@@ -259,7 +259,7 @@ def _over_examples(
     with tqdm(total=len(examples), desc="attention", disable=not progress, leave=False) as bar:
         while waiting:
             with halving(lm):
-                batch = _first_that_fit(lm, waiting, len(texts[waiting[0]]))
+                batch = waiting[: _that_fit(lm, [len(texts[number]) for number in waiting])]
 
                 def add(mixer: Mixer, some: list[int], i: int, A: torch.Tensor, batch=batch):
                     A = A if mixer.kind == "attention" else shares(A)
@@ -273,9 +273,13 @@ def _over_examples(
     return found
 
 
-def _first_that_fit(lm: LM, waiting: list[int], width: int) -> list[int]:
-    """As many of the waiting prompts, of at most `width` tokens, as may be read together; at least one."""
-    size = 1
-    while size < len(waiting) and fits(lm, size + 1, width, 0):
+def _that_fit(lm: LM, lengths: list[int]) -> int:
+    """How many of these texts, the longest first, may be read together; at least one."""
+    size, width = 1, lengths[0]
+    while (
+        size < len(lengths)
+        and fits(lm, size + 1, width, 0)
+        and is_long(lm, lengths[size]) == is_long(lm, width)
+    ):
         size += 1
-    return waiting[:size]
+    return size

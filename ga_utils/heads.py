@@ -18,7 +18,7 @@ import torch
 
 from ga_utils.examples import Example
 from ga_utils.models.batches import Row, span_of
-from ga_utils.models.budget import fits, halving
+from ga_utils.models.budget import fits, halving, is_long
 from ga_utils.models.continuation import run
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.models.mixers import Edit
@@ -268,7 +268,9 @@ def record(
         with halving(lm):
             batch = left[:1]
             for row in left[1:]:
-                if not fits(lm, len(batch) + 1, max(len(r.ids) for r in [*batch, row]), 0):
+                width = max(len(r.ids) for r in [*batch, row])
+                unlike = is_long(lm, len(row.ids)) != is_long(lm, len(batch[0].ids))
+                if unlike or not fits(lm, len(batch) + 1, width, 0):
                     break
                 batch.append(row)
             found: dict[int, torch.Tensor] = {}

@@ -175,7 +175,7 @@ def logprobs_of(
                     for span, logits in run_batch(lm, batch, cache, copies):
                         read_off(span, logits, found)
                     logprobs = np.where(np.isnan(found), logprobs, found)
-                    done = {index for span in batch for index in span.picks[2].tolist()}
-                    left = [row for row in left if row.index not in done]
-                    bar.update(len(done))
+                    done = {pick for span in batch for pick in zip(*span.picks[2:].tolist())}
+                    left = [row for row in left if (row.index, row.reads[0][0]) not in done]
+                    bar.update(len({index for index, _ in done}))
     return logprobs

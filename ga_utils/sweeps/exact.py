@@ -34,7 +34,7 @@ import torch
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head, replacement_tables, rows_of_table
-from ga_utils.models.batches import Row, in_passes, plan, read_off, span_of
+from ga_utils.models.batches import Row, plan, read_off, span_of
 from ga_utils.models.budget import budget, fits, halving, too_large_to_keep
 from ga_utils.models.continuation import PROBE, Span, run
 from ga_utils.models.lm import LM, Mixer
@@ -42,6 +42,7 @@ from ga_utils.segments import Places, Where
 from ga_utils.sweeps.partial_forward import (
     Entrance,
     entering,
+    in_passes,
     norm_before_last_mixer,
     reading_only,
     recording,

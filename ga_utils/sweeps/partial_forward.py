@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
 from transformers import Cache
 
-from ga_utils.models.continuation import Span, run
+from ga_utils.models.batches import Row, span_of, steps
+from ga_utils.models.continuation import Span, how_to_continue, run
 from ga_utils.models.lm import LM
 
 
@@ -73,6 +75,18 @@ def _alike(cache: Cache, i: int, first: int):
     return next(
         (layer for layer in cache.layers[first:] if type(layer) is type(cache.layers[i])), cache.layers[i]
     )
+
+
+def in_passes(lm: LM, row: Row) -> list[Span]:
+    """A text, read off everywhere, in two passes; in more where the model continues one token at a time, and
+    whole where it can't.
+    """
+    how, length = how_to_continue(lm), len(row.ids)
+    middle = length // 2 if how else 0
+    row = replace(row, reads=[(0, list(range(length)), [0] * length)])
+    rest = span_of(lm, [row], middle, None, [0] if middle else None)
+    first = [span_of(lm, [row], 0, middle)] if middle else []
+    return [*first, *(steps(rest) if how == "steps" else [rest])]
 
 
 class Entrance:
