@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ga_utils.models.deltanet import DeltaScan, delta_projections, delta_scan, gated_delta, is_deltanet
 from ga_utils.models.lm import LM
 from ga_utils.models.mixers import weight_of
 
@@ -120,7 +121,7 @@ def _weights(C: torch.Tensor, B: torch.Tensor, elapsed: torch.Tensor, A: torch.T
 
 
 @torch.no_grad()
-def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None = None) -> Scan:
+def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None = None) -> Scan | DeltaScan:
     """The operands of a mixer's scan on its input, hidden [pos, d_model].
 
     before: the convolution's inputs before the first position, [taps - 1, channel], as `conv_inputs` gives
@@ -130,6 +131,8 @@ def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None 
     if before is None:
         before = inputs.new_zeros(mixer.conv1d.weight.shape[-1] - 1, inputs.shape[1])
     convolved = _convolved(mixer, torch.cat([before, inputs]))
+    if is_deltanet(mixer):
+        return delta_scan(mixer, convolved, *decay)
     if hasattr(mixer, "x_proj"):
         return _mamba1(mixer, convolved)
     return (_llamba if hasattr(mixer, "z_bias") else _mamba2)(mixer, convolved, decay)
@@ -143,10 +146,13 @@ def conv_inputs(mixer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     return _projected_inputs(mixer, hidden)[0]
 
 
-def _projected_inputs(mixer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The convolution's inputs, [pos, channel], and what decays and step sizes are made of, [pos, head]; none
-    in Mamba-1, which makes them of what has been convolved.
+def _projected_inputs(mixer: nn.Module, hidden: torch.Tensor):
+    """The convolution's inputs, [pos, channel], and what decays and step sizes are made of, [pos, head]: two
+    such in Gated DeltaNet; none in Mamba-1, which makes them of what has been convolved.
     """
+    if is_deltanet(mixer):
+        parts = delta_projections(mixer, hidden)
+        return parts["inputs"], (parts["b"], parts["a"])
     if hasattr(mixer, "x_proj"):
         return mixer.in_proj(hidden).chunk(2, dim=-1)[0], None
     width = len(mixer.conv1d.weight)
@@ -164,7 +170,7 @@ def mixer_input(args: tuple, kwargs: dict) -> torch.Tensor:
 
 def norm_ties_heads(mixer: nn.Module) -> bool:
     """Does z of one head depend on the others, through the norm behind the gate?"""
-    mamba2 = not hasattr(mixer, "x_proj") and not hasattr(mixer, "z_bias")
+    mamba2 = not hasattr(mixer, "x_proj") and not hasattr(mixer, "z_bias") and not is_deltanet(mixer)
     return mamba2 and getattr(mixer, "mamba_rms_norm", True)
 
 
@@ -225,6 +231,8 @@ def gated(mixer: nn.Module, hidden: torch.Tensor, y: torch.Tensor) -> torch.Tens
     Args:
         hidden: the mixer's input, [pos, d_model]. y: [pos, n_heads * d_head], D's part included.
     """
+    if is_deltanet(mixer):
+        return gated_delta(mixer, delta_projections(mixer, hidden)["gate"], y)
     if hasattr(mixer, "x_proj"):
         return y * _wide(mixer.act(mixer.in_proj(hidden).chunk(2, dim=-1)[1]))
     if hasattr(mixer, "z_bias"):

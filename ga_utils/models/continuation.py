@@ -122,7 +122,10 @@ def _agrees(lm: LM, ids: torch.Tensor, sizes: tuple[int, ...], whole: torch.Tens
     """
     cache, start = None, 0
     for part in ids.split(sizes, dim=1):
-        logits, cache = _probe(lm, part, start, cache, keep=True)
+        try:
+            logits, cache = _probe(lm, part, start, cache, keep=True)
+        except ValueError:  # Hugging Face's cache can't tell its length where no layer is attention
+            return False
         if not isinstance(cache, list | Cache):
             return False  # an older class of caches, whose rows can't be selected
         cache = select(cache, torch.zeros(1, dtype=torch.long, device=lm.device))

@@ -236,11 +236,12 @@ def _local(name: str) -> Path | None:
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
-    """Wrap a Hugging Face model whose layers mix positions by softmax attention, Mamba-1 or Mamba-2.
+    """Wrap a Hugging Face model whose layers mix positions by attention, Mamba-1, Mamba-2 or Gated DeltaNet.
 
     Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
-    Jamba, FalconH1, NemotronH and GraniteMoeHybrid. The model is put in eval mode and otherwise left as it
-    is. A compiled model is unwrapped, and runs uncompiled wherever hooks are at work.
+    Jamba, FalconH1, NemotronH, GraniteMoeHybrid, Qwen3-Next, Qwen3.5 and OLMo Hybrid. The model is put in
+    eval mode and otherwise left as it is. A compiled model is unwrapped, and runs uncompiled wherever hooks
+    are at work.
 
     Raises:
         ValueError: the model is not built like that; the message names what was looked for.

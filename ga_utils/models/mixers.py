@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
-from threading import RLock
 from weakref import WeakSet
 
 import torch
 from torch import nn
 
 from ga_utils.examples import Example
+from ga_utils.models.deltanet import is_deltanet
 
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
-MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
+MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer", "linear_attn")
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]  # gets z, returns what replaces it, or None
 
@@ -28,20 +28,19 @@ class Uncompiled:
     """
 
     def __init__(self):
-        self.lock, self.edits = RLock(), WeakSet()
-        self.stance: AbstractContextManager | None = None  # knows torch's stance from before
+        # No lock: a Ctrl-C right after it was taken would leave it so, and the next edit would wait forever.
+        self.edits: WeakSet[Edit] = WeakSet()
 
     def hold(self, edit: Edit) -> None:
-        with self.lock:
-            self.edits.add(edit)
-            self.stance = self.stance or torch.compiler.set_stance("force_eager")
+        self.edits.add(edit)
+        torch.compiler.set_stance("force_eager")
 
     def release(self, edit: Edit) -> None:
-        with self.lock:
+        """Afterwards torch compiles as it does by default, where no other edit is in force."""
+        if edit in self.edits:
             self.edits.discard(edit)
-            if self.stance and not self.edits:
-                self.stance.__exit__(None, None, None)
-                self.stance = None
+            if not self.edits:
+                torch.compiler.set_stance("default")
 
 
 UNCOMPILED = Uncompiled()
@@ -113,7 +112,7 @@ class Mixer:
     """
 
     layer: int
-    kind: str  # "attention" | "mamba1" | "mamba2"
+    kind: str  # "attention" | "mamba1" | "mamba2" | "deltanet"
     n_heads: int
     d_head: int
     out_proj: nn.Linear
@@ -217,7 +216,7 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
     # Multi-head latent attention (DeepSeek): values have a width of their own, and z is made of values.
     d_head = getattr(module, "v_head_dim", None) or getattr(module, "head_dim", None)
-    if hasattr(module, "o_proj") and d_head:
+    if hasattr(module, "o_proj") and d_head and not hasattr(module, "conv1d"):
         return "attention", module.o_proj.in_features // d_head, d_head, module.o_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
@@ -226,4 +225,7 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     ):  # Mamba2, or Llamba
         n_heads = module.D.numel()
         return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
+    if module is not None and is_deltanet(module):  # its heads are those of the values
+        out_proj = getattr(module, "out_proj", None) or module.o_proj  # OlmoHybrid calls it o_proj
+        return "deltanet", module.num_v_heads, module.head_v_dim, out_proj
     return None
