@@ -66,11 +66,11 @@ def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Ten
         edit.hook(norm.register_forward_pre_hook, lambda module, args: into_norm.append(args[0][0, last]))
         logits = lm.model(torch.tensor([row.ids], device=lm.device)).logits[0, last]
     residual, tokens = into_norm[0], [tokens[-1] for _, _, tokens in row.reads]
-    epsilon = getattr(norm, "variance_epsilon", 0)  # Gemma's norms have none, and are refused below
+    epsilon, gain = (getattr(norm, name, 0) for name in ("variance_epsilon", "weight"))  # or refused below
     scale = torch.rsqrt(residual.square().mean() + epsilon)
-    readout = weight_of(lm.model.get_output_embeddings())[tokens] * norm.weight * scale
+    readout = weight_of(lm.model.get_output_embeddings())[tokens] * gain * scale
     off = (readout @ residual - logits[tokens]).abs().max()
-    if off > 100 * torch.finfo(logits.dtype).eps * max(1, logits.abs().max()):
+    if off > min(100 * torch.finfo(logits.dtype).eps, 0.05) * max(1, logits.abs().max()):
         raise ValueError(
             f"the logits of a {type(lm.model).__name__} are not its output head times Llama's RMSNorm (they "
             f"differ by {off:.2g}): its final norm, a {type(norm).__name__}, is another one, or logits are "

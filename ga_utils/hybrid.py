@@ -103,7 +103,7 @@ def replace_head(
 
 
 def _only(lm: LM, head: Head) -> nn.Module:
-    """A copy of an attention module in which the other heads write nothing."""
+    """A copy of an attention module in which only this head writes, and no bias, which belongs to no head."""
     (mixer,) = [mixer for mixer in lm.mixers if mixer.layer == head.layer]
     attention, ours = copy.deepcopy(mixer.module), mixer.columns(head.head)
 
@@ -113,6 +113,8 @@ def _only(lm: LM, head: Head) -> nn.Module:
         return (z,)
 
     attention.o_proj.register_forward_pre_hook(silence_others)
+    if getattr(attention.o_proj, "bias", None) is not None:
+        attention.o_proj.bias = None
     return attention
 
 

@@ -92,9 +92,10 @@ class LM:
         found = dict(zip(plain, self.tokenizer(plain).input_ids)) if plain else {}
         if begun:
             found |= dict(zip(begun, self.tokenizer(list(begun), add_special_tokens=False).input_ids))
+        some = min(filter(str.strip, texts), key=len, default="a")  # the vocabulary may have no other letters
         special, ids = (
-            self.tokenizer(["a"]).input_ids[0],
-            self.tokenizer(["a"], add_special_tokens=False).input_ids[0],
+            self.tokenizer([some]).input_ids[0],
+            self.tokenizer([some], add_special_tokens=False).input_ids[0],
         )
         behind = next(
             (len(special) - i - len(ids) for i in range(len(special)) if special[i : i + len(ids)] == ids), 0

@@ -216,7 +216,8 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
     # Multi-head latent attention (DeepSeek): values have a width of their own, and z is made of values.
     d_head = getattr(module, "v_head_dim", None) or getattr(module, "head_dim", None)
-    if hasattr(module, "o_proj") and d_head and not hasattr(module, "conv1d"):
+    linear = hasattr(getattr(module, "o_proj", None), "in_features")
+    if linear and d_head and not hasattr(module, "conv1d"):
         return "attention", module.o_proj.in_features // d_head, d_head, module.o_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
