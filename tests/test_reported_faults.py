@@ -477,11 +477,10 @@ def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer
 
 
 def test_7_layers_that_would_be_seen_only_in_part_are_refused(tokenizer):
-    more = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
     with pytest.raises(
-        ValueError, match="Lfm2ForCausalLM is not supported: .* Lfm2DecoderLayer of conv, feed_forward"
+        ValueError, match="not supported: .* RecurrentGemmaDecoderLayer of temporal_pre_norm, "
     ):
-        families.build("lfm2", tokenizer, **families.ATTENTION | more)
+        families.build("recurrent_gemma", tokenizer, **families.ATTENTION, num_hidden_layers=3, lru_width=32)
 
 
 @pytest.mark.parametrize("family", ["llama", "mamba"])
