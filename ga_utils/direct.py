@@ -57,7 +57,7 @@ def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Ten
             "choices that differ in more than their last token have no single logit: use letters"
         )
     (last,), z, into_norm = positions(lm, example, "last"), {}, []
-    with lm.edited("reading") as edit:
+    with lm.edited("reading") as edit, lm.evaluating():
         for mixer in lm.mixers:
             mixer.hook_z(edit, lambda whole, layer=mixer.layer: z.update({layer: whole[0, last].clone()}))
         norm = lm.decoder.norm

@@ -109,7 +109,7 @@ def _only(lm: LM, head: Head) -> nn.Module:
     weight = torch.zeros_like(attention.o_proj.weight)
     weight[:, mixer.columns(head.head)] = attention.o_proj.weight[:, mixer.columns(head.head)]
     attention.o_proj.weight = nn.Parameter(weight, requires_grad=False)
-    return attention
+    return attention.eval()
 
 
 def _context(

@@ -98,7 +98,7 @@ def use_ours(lm: LM, edit: Edit) -> None:
 @torch.no_grad()
 def run_for_hooks(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -> None:
     """A forward pass for the sake of its hooks, on ids [batch, pos]; a hook may end it with `Enough`."""
-    with suppress(Enough):
+    with suppress(Enough), lm.evaluating():
         lm.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
 
 

@@ -156,7 +156,8 @@ def read(lm: LM, ids: torch.Tensor, start: int = 0, cache=None, keep: bool = Fal
     past = {} if cache is None else {name: cache}
     if "position_ids" in parameters:  # not every family counts on by itself
         past["position_ids"] = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
-    out = lm.model(input_ids=ids, use_cache=keep or cache is not None, **past)
+    with lm.evaluating():
+        out = lm.model(input_ids=ids, use_cache=keep or cache is not None, **past)
     return out.logits, out[name] if keep else None
 
 

@@ -109,6 +109,18 @@ class LM:
         return torch.tensor(self.tokenize([text]), device=self.device)
 
     @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside, so that dropout leaves results alone; each module's own mode comes back."""
+        training = [module for module in self.model.modules() if module.training]
+        try:
+            for module in training:
+                module.training = False
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+    @contextmanager
     def edited(self, what: str = "hooks") -> Iterator[Edit]:
         """An `Edit` of this model to put hooks and swaps on; undone at the end, also after an exception."""
         edit = Edit(what)
