@@ -3,10 +3,8 @@ says what is wrong and what would be right.
 """
 
 import by_hand
-import numpy as np
 import pytest
 import torch
-from conftest import random_llama
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ga_utils as ga
@@ -42,3 +40,38 @@ def test_9_a_model_in_train_mode_is_scored_without_dropout_and_stays_in_train_mo
     with ga.ablate(lm, ["L1H2"]):
         assert sweep.accuracy[1, 2] == ga.evaluate(lm, examples).accuracy
     assert [module.training for module in lm.model.modules()] == modes and not all(modes)
+
+
+@pytest.mark.parametrize("how", [{"use_reentrant": False}, {"use_reentrant": True}], ids=str)
+def test_10_gradients_under_ablate_are_the_same_with_gradient_checkpointing(tokenizer, how):
+    lm = ga.wrap(small_llama(tokenizer), tokenizer)
+    ids = lm.encode(PROMPT)
+
+    def loss():
+        lm.model.zero_grad()
+        return lm.model.train()(ids, labels=ids, use_cache=False).loss
+
+    def gradients():
+        return torch.cat([p.grad.flatten() for p in lm.model.parameters()])
+
+    def zeroed(module, args):
+        z = args[0].clone()
+        z[..., 16:24] = 0  # the third of four heads
+        return (z,)
+
+    handle = lm.layers[1].self_attn.o_proj.register_forward_pre_hook(zeroed)
+    loss().backward()
+    expected = gradients()
+    handle.remove()
+    lm.model.gradient_checkpointing_enable(how)
+    lm.model.enable_input_require_grads()
+    with ga.ablate(lm, ["L1H2"]):
+        loss().backward()
+    torch.testing.assert_close(gradients(), expected)
+    with ga.ablate(lm, ["L1H2"]):
+        late = loss()
+    with pytest.raises(RuntimeError, match=r"disabled: L1H2: .* call backward\(\) inside the `with` block"):
+        late.backward()
+    lm.layers[1].self_attn = lm.layers[0].self_attn  # run again, it would not know for which layer
+    with ga.ablate(lm, ["L1H2"]), pytest.raises(RuntimeError, match="layer 1 shares its LlamaAttention"):
+        loss()

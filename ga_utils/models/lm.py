@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from os.path import abspath, expanduser
 from pathlib import Path
@@ -60,7 +61,9 @@ class LM:
     @property
     def mixers(self) -> list[Mixer]:
         """All mixers, in order; a layer may have none (an MLP layer), one, or two (attention and an SSM)."""
-        return [mixer for i, layer in enumerate(self.layers) for mixer in mixers_of(layer, i)]
+        found = [mixer for i, layer in enumerate(self.layers) for mixer in mixers_of(layer, i)]
+        times = Counter(id(mixer.module) for mixer in found)
+        return [replace(m, shared=True) if times[id(m.module)] > 1 else m for m in found]
 
     @property
     def n_heads(self) -> int:
@@ -126,6 +129,7 @@ class LM:
         edit = Edit(what)
         self.edits.append(edit)  # before anything is changed, so that `reset` knows of it
         try:
+            edit.hook(self.model.register_forward_hook, edit.guard_backward)
             yield edit
         finally:
             edit.undo()

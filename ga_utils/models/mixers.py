@@ -42,6 +42,23 @@ class Edit:
 
         self._undo.append(register(guarded, **how).remove)
 
+    def guard_backward(self, model, args, output) -> None:
+        """A forward hook of the model: with gradient checkpointing, the backward pass runs layers again, and
+        must find the edit in force.
+        """
+        logits = getattr(output, "logits", None)
+        if not model.training or logits is None or not logits.requires_grad:
+            return
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            logits.register_hook(self._check_in_force)
+
+    def _check_in_force(self, gradient: torch.Tensor) -> None:
+        if not self.in_force:
+            raise RuntimeError(
+                f"{self.what}: gradient checkpointing runs layers again in the backward pass, when this was "
+                "over already: call backward() inside the `with` block, or turn checkpointing off"
+            )
+
     def swap(self, owner, name: str, value) -> None:
         """Set an attribute of a module or a configuration, or an item of a ModuleList, whose name is its
         number.
@@ -87,6 +104,7 @@ class Mixer:
     module: nn.Module
     block: nn.Module  # the decoder layer that it belongs to
     first: int = 0
+    shared: bool = False  # whether the same module serves other layers, too (Zamba2 in some versions)
 
     @property
     def heads(self) -> range:
@@ -107,18 +125,25 @@ class Mixer:
 
         What it returns, if anything, replaces z; `first`: before other edits do. Only within this layer:
         Zamba2 runs one attention block at several depths. Inside, a RuntimeError says so if the mixer ran
-        without calling its `out_proj`, as it does where a fused kernel computes both.
+        without calling its `out_proj`, as it does where a fused kernel computes both; or if gradient
+        checkpointing would run a shared module again, without a sign of the layer that it is run for.
         """
         state = {"inside": False, "ran": False, "seen": False}
 
         def enter(module, args):
+            if self.shared and module.training and getattr(module, "gradient_checkpointing", False):
+                raise RuntimeError(
+                    f"layer {self.layer} shares its {type(self.module).__name__} with other layers, so its "
+                    "heads can't be told apart under gradient checkpointing: turn that off"
+                )
             state.update(inside=True, ran=False, seen=False)
 
         def runs(module, args):
             state["ran"] = True
 
         def at_z(module, args):
-            if state["inside"]:
+            # Gradient checkpointing runs a layer's inside again, but not always the layer's own hooks.
+            if state["inside"] or not self.shared:
                 state["seen"] = True
                 new = change(args[0])
                 return None if new is None else (new, *args[1:])
