@@ -61,7 +61,7 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     if size > LARGEST:
         raise ValueError(
             f"maps of {len(heads)} heads of layer {layer} on {length} tokens would take {size / 1e9:.0f} GB: "
-            "name some, heads=[0, 1]"
+            + ("name some, heads=[0, 1]" if len(heads) > 1 else "shorten the prompt")
         )
     maps = torch.empty(len(heads), length, length)
 
@@ -201,6 +201,8 @@ def mean_ratio(right: np.ndarray, of_all: np.ndarray) -> np.ndarray:
 
 def shares(A: torch.Tensor) -> torch.Tensor:
     """|A| with every row divided by its sum: makes implicit attention comparable with softmax attention.
+
+    Softmax attention needs it only for its shape: what an attention sink takes is divided away.
 
     Args:
         A: [n_heads, query, key].

@@ -3,9 +3,11 @@ says what is wrong and what would be right.
 """
 
 import by_hand
+import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from live_memory import LiveMemory
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import ga_utils as ga
 
@@ -75,3 +77,73 @@ def test_10_gradients_under_ablate_are_the_same_with_gradient_checkpointing(toke
     lm.layers[1].self_attn = lm.layers[0].self_attn  # run again, it would not know for which layer
     with ga.ablate(lm, ["L1H2"]), pytest.raises(RuntimeError, match="layer 1 shares its LlamaAttention"):
         loss()
+
+
+SINKS = {
+    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1},
+    "inkling2_text": {  # adds a bias to the logits, too
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 2,
+        "swa_head_dim": 8,
+        "d_rel": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+}
+
+
+def with_sinks(family: str, tokenizer) -> ga.LM:
+    if family not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {family}")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **shape | SINKS[family])
+    model = AutoModelForCausalLM.from_config(config)
+    for name, p in model.named_parameters():
+        p.data.normal_(
+            mean=2 if name.endswith("sinks") else 0, std=0.3
+        ) if p.ndim > 1 or "sink" in name else 0
+    return ga.wrap(model, tokenizer)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", SINKS)
+def test_11_what_an_attention_sink_takes_is_given_to_no_token(family, tokenizer):
+    lm = with_sinks(family, tokenizer)
+    examples = ga.tasks.mmlu(lm, n=2)
+    score = ga.aggregate_score(lm, examples, progress=False)
+    found = [ga.attention_map(lm, examples[0].prompt, layer) for layer in range(2)]
+    lm.model.set_attn_implementation("eager")
+    texts = [lm.encode(example.prompt) for example in examples]
+    theirs = [[A[0] for A in lm.model(ids, output_attentions=True).attentions] for ids in texts]
+    assert min(A.sum(-1).min() for A in theirs[0]) < 0.5  # or there would be nothing to see
+    for A, expected in zip(found, theirs[0]):
+        torch.testing.assert_close(A, expected)
+    closers = [by_hand.closing(lm, e)[2 * e.answer : 2 * e.answer + 2] for e in examples]
+    by_example = [[A[:, -1, at].sum(-1).numpy() for A in maps] for maps, at in zip(theirs, closers)]
+    np.testing.assert_allclose(score, np.mean(by_example, axis=0), atol=1e-6)
+
+
+def test_11_attention_that_uses_something_unknown_is_not_guessed(tokenizer):
+    lm = ga.wrap(small_llama(tokenizer), tokenizer)
+    block, more = lm.layers[1].self_attn, {"indices": torch.zeros(1)}
+    block.register_forward_pre_hook(lambda module, args, kwargs: (args, kwargs | more), with_kwargs=True)
+    with pytest.raises(RuntimeError, match="LlamaAttention computes its attention with 'indices'"):
+        ga.attention_map(lm, PROMPT, 1)
+
+
+@torch.no_grad()
+def test_14_the_map_of_one_head_takes_memory_for_one_head(tokenizer):
+    lm = ga.wrap(small_llama(tokenizer, hidden_size=64, num_attention_heads=16), tokenizer)
+    prompt = "lamp " * 2200
+    lm.model.set_attn_implementation("eager")
+    expected = lm.model(lm.encode(prompt), output_attentions=True).attentions[0][0, 9]
+    lm.model.set_attn_implementation("sdpa")
+    with LiveMemory(lm.model) as memory:
+        A = ga.attention_map(lm, prompt, 0, heads=[9])
+    torch.testing.assert_close(A[0], expected)
+    # Twice the map, of 19 MB, Hugging Face's mask, and blocks of logits, masked logits and weights.
+    assert memory.peak < 130e6
+    with pytest.raises(ValueError, match="on 40001 tokens would take 6 GB: shorten the prompt"):
+        ga.attention_map(lm, "lamp " * 40000, 0, heads=[9])
