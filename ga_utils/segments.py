@@ -55,11 +55,6 @@ def segments(lm: LM, example: Example) -> list[Segment]:
         ValueError: a choice has no line there; or the prompt ends with the line of a choice, so that no token
             closes it; or the tokenizer is a slow one, which does not say where its tokens stand in the text.
     """
-    if not lm.tokenizer.is_fast:
-        raise ValueError(
-            f"{lm.name} has a slow tokenizer ({type(lm.tokenizer).__name__}), which does not say where its "
-            "tokens stand in the text, so segments can't be found: load the model's fast tokenizer"
-        )
     lines = _lines(example)
     offsets = lm.offsets(example.prompt)
     stops = [stop for _, stop in offsets]  # of each token: the character after its last one

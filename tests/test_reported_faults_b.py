@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 from live_memory import LiveMemory
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import ga_utils as ga
 
@@ -131,6 +139,75 @@ def test_11_attention_that_uses_something_unknown_is_not_guessed(tokenizer):
     block.register_forward_pre_hook(lambda module, args, kwargs: (args, kwargs | more), with_kwargs=True)
     with pytest.raises(RuntimeError, match="LlamaAttention computes its attention with 'indices'"):
         ga.attention_map(lm, PROMPT, 1)
+
+
+TURNS = (
+    "{% for m in messages %}[BEFORE]{{ m.role }}\n{{ m.content }}[AFTER]{% endfor %}"
+    "{% if add_generation_prompt %}[BEFORE]assistant\n{% endif %}"
+)
+TEMPLATES = {  # as those of Llama 3, SmolLM2 and Zephyr
+    "begins with BOS": "{{ bos_token }}" + TURNS.replace("[AFTER]", "<|im_end|>\n"),
+    "begins with a special token": TURNS.replace("[AFTER]", "<|im_end|>\n"),
+    "begins with words": TURNS.replace("[AFTER]", "{{ eos_token }}\n").replace("[BEFORE]", "Turn of the "),
+}
+
+
+def byte_level(template: str) -> PreTrainedTokenizerFast:
+    """Puts BOS before and EOS behind every text, unless it is told not to."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["Which letter? user assistant A B C D"] * 5, trainer)
+    around = [("<s>", 0), ("</s>", 1)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=around)
+    template = template.replace("[BEFORE]", "<|im_start|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", chat_template=template
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_12_a_conversation_has_the_special_tokens_of_its_template_and_no_others(template):
+    tokenizer = byte_level(TEMPLATES[template])
+    lm = ga.wrap(small_llama(tokenizer), tokenizer)
+    question = {"role": "user", "content": "Which letter?\nA. red\nB. blue\n"}
+    begun = {"role": "assistant", "content": "It is letter"}
+    for messages, choices in (([question], ("A", "B")), ([question, begun], (" A", " B"))):
+        how = {"add_generation_prompt": len(messages) == 1, "continue_final_message": len(messages) == 2}
+        ids = tokenizer.apply_chat_template(messages, return_dict=False, **how)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **how)
+        assert lm.chat(messages) == text and lm.tokenize([text]) == [ids]
+        added = [tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
+        expected = [
+            sum(
+                lm.model(torch.tensor([ids + more])).logits[0].log_softmax(-1)[len(ids) + i - 1, token]
+                for i, token in enumerate(more)
+            )
+            for more in added
+        ]
+        example = ga.Example(text, choices, 0, "chat")
+        found = ga.evaluate(lm, [example]).logprobs[0]
+        # White space at the end of a prompt may be scored with every choice, so differences are compared.
+        assert found[0] - found[1] == pytest.approx((expected[0] - expected[1]).item(), abs=1e-4)
+        letters = [text.index(f"{letter}. ") for letter in "AB"]
+        starts = [lm.offsets(text)[segment.start][0] for segment in ga.segments(lm, example)]
+        assert starts == letters
+
+
+def test_12_a_conversation_that_cannot_be_read_says_why(tokenizer):
+    lm = ga.wrap(small_llama(tokenizer), tokenizer)
+    with pytest.raises(ValueError, match="this tokenizer has no chat template: write the prompt as plain"):
+        lm.chat([{"role": "user", "content": "apple"}])
+    with pytest.raises(ValueError, match=r"expected text; write a conversation as text with lm.chat"):
+        ga.Example([{"role": "user", "content": "apple"}], (" A", " B"), 0, "chat")
+    messages = [{"role": "user", "content": "Which letter?"}]
+    bare = byte_level("{% for m in messages %}{{ m.content }}{% endfor %}")  # begins as any text does
+    with pytest.raises(ValueError, match=r"other special tokens .* \(add_bos_token=False\)"):
+        ga.wrap(small_llama(bare), bare).chat(messages)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ga_utils.models import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
+from ga_utils.models import llamba, tokens  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.models.catalog import MODELS, TINY, check_n_layers, layers_to_load
 from ga_utils.models.device import choose_device, choose_dtype
 from ga_utils.models.gguf_files import dequantised, wheel_file
@@ -82,30 +82,43 @@ class LM:
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text, as the beginning of something: after the tokenizer's BOS, if it has one,
         and without the EOS that some tokenizers put behind every text. A text that begins with BOS gets no
-        second.
+        second, and one that the chat template begins gets no other special tokens than the template's.
+
+        Raises:
+            ValueError: a token that the model has no embedding for.
         """
-        if not texts:
-            return []
-        bos = self.tokenizer.bos_token
-        begun = {text for text in texts if bos and text.startswith(bos)}
-        plain = [text for text in texts if text not in begun]
-        found = dict(zip(plain, self.tokenizer(plain).input_ids)) if plain else {}
-        if begun:
-            found |= dict(zip(begun, self.tokenizer(list(begun), add_special_tokens=False).input_ids))
-        special, ids = (
-            self.tokenizer(["a"]).input_ids[0],
-            self.tokenizer(["a"], add_special_tokens=False).input_ids[0],
-        )
-        behind = next(
-            (len(special) - i - len(ids) for i in range(len(special)) if special[i : i + len(ids)] == ids), 0
-        )
-        return [found[text][: -behind or None] if text in plain else found[text] for text in texts]
+        found = tokens.tokenize(self.tokenizer, texts)
+        known = self.model.get_input_embeddings().weight.shape[0]
+        highest = max((token for ids in found for token in ids), default=0)
+        if highest >= known:
+            raise ValueError(
+                f"token {highest} ({self.tokenizer.convert_ids_to_tokens(highest)!r}): {self.name} has "
+                f"embeddings for tokens 0–{known - 1} alone. Give `wrap` the model's own tokenizer, or call "
+                "model.resize_token_embeddings(len(tokenizer))"
+            )
+        return found
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Where in the text each token that `encode` gives begins and ends; needs a fast tokenizer."""
-        begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
-        found = self.tokenizer(text, add_special_tokens=not begun, return_offsets_mapping=True).offset_mapping
-        return found[: len(self.tokenize([text])[0])]
+        """Where in the text each token that `encode` gives begins and ends.
+
+        Raises:
+            ValueError: a slow tokenizer, which does not say so.
+        """
+        return tokens.offsets(self.tokenizer, text)
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        """A conversation as the tokenizer's chat template writes it: a prompt for an `Example`, whose choices
+        then need no space in front.
+
+        Args:
+            messages: such as [{"role": "user", "content": "Where is Paris?"}]. The text ends where the
+                assistant's answer begins; if the last message is the assistant's, with that message.
+
+        Raises:
+            ValueError: the tokenizer has no chat template, or puts special tokens around the text that the
+                template has not.
+        """
+        return tokens.conversation(self.tokenizer, messages)
 
     def encode(self, text: str) -> torch.Tensor:
         """The tokens of a text as `tokenize` gives them: ids [1, pos] on the model's device."""
