@@ -56,6 +56,7 @@ def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Ten
         raise ValueError(
             "choices that differ in more than their last token have no single logit: use letters"
         )
+    lm.check_tokens(token for text in row.texts for token in text)
     (last,), z, into_norm = positions(lm, example, "last"), {}, []
     with lm.edited("reading") as edit, lm.evaluating():
         for mixer in lm.mixers:

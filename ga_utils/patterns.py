@@ -43,8 +43,10 @@ def read_patterns(
             heads on prompt i. A is float32 or float64, and on the model's device.
 
     Raises:
+        ValueError: a token for which the model has no embedding.
         RuntimeError: a layer does not compute its attention through Hugging Face's `AttentionInterface`.
     """
+    lm.check_tokens(token for ids in texts for token in ids)
     missing = {(layer, head) for layer, wanted in heads.items() for head in wanted}
     mask = [torch.ones(len(ids), dtype=torch.long) for ids in texts]
     ids, mask = (

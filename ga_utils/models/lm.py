@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -83,20 +83,19 @@ class LM:
         """The tokens of each text, as the beginning of something: after the tokenizer's BOS, if it has one,
         and without the EOS that some tokenizers put behind every text. A text that begins with BOS gets no
         second, and one that the chat template begins gets no other special tokens than the template's.
-
-        Raises:
-            ValueError: a token that the model has no embedding for.
         """
-        found = tokens.tokenize(self.tokenizer, texts)
+        return tokens.tokenize(self.tokenizer, texts)
+
+    def check_tokens(self, ids: Iterable[int]) -> None:
+        """Raises a ValueError that names the first token for which the model has no embedding."""
         known = self.model.get_input_embeddings().weight.shape[0]
-        highest = max((token for ids in found for token in ids), default=0)
-        if highest >= known:
+        token = next((token for token in ids if token >= known), None)
+        if token is not None:
             raise ValueError(
-                f"token {highest} ({self.tokenizer.convert_ids_to_tokens(highest)!r}): {self.name} has "
-                f"embeddings for tokens 0–{known - 1} alone. Give `wrap` the model's own tokenizer, or call "
+                f"token {token} ({self.tokenizer.convert_ids_to_tokens(token)!r}): {self.name} has embeddings "
+                f"for tokens 0–{known - 1} alone. Give `wrap` the model's own tokenizer, or call "
                 "model.resize_token_embeddings(len(tokenizer))"
             )
-        return found
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each token that `encode` gives begins and ends.
@@ -121,8 +120,14 @@ class LM:
         return tokens.conversation(self.tokenizer, messages)
 
     def encode(self, text: str) -> torch.Tensor:
-        """The tokens of a text as `tokenize` gives them: ids [1, pos] on the model's device."""
-        return torch.tensor(self.tokenize([text]), device=self.device)
+        """The tokens of a text as `tokenize` gives them: ids [1, pos] on the model's device.
+
+        Raises:
+            ValueError: a token for which the model has no embedding.
+        """
+        (ids,) = self.tokenize([text])
+        self.check_tokens(ids)
+        return torch.tensor([ids], device=self.device)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
