@@ -17,6 +17,7 @@ from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
 from ga_utils.models.batches import rows_of
 from ga_utils.models.budget import fits, halving
+from ga_utils.models.device import weights_of
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.patterns import Enough, read_patterns, run_for_hooks
 from ga_utils.segments import Segment, positions, segments
@@ -89,7 +90,8 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
     found: list[Scan] = []
 
     def before(module, args, kwargs):
-        found.append(scan_of(module, mixer_input(args, kwargs)[0]))
+        with weights_of(module):
+            found.append(scan_of(module, mixer_input(args, kwargs)[0]))
         raise Enough
 
     with lm.edited("reading") as edit:

@@ -17,6 +17,7 @@ import torch
 
 from ga_utils.examples import Example
 from ga_utils.models.batches import rows_of
+from ga_utils.models.device import weight_of
 from ga_utils.models.lm import LM
 from ga_utils.segments import positions
 
@@ -39,7 +40,7 @@ def direct_logits(lm: LM, examples: Iterable[Example]) -> np.ndarray:
     for number, example in enumerate(examples):
         z, readout = last_z(lm, example)
         for mixer in lm.mixers:
-            written = (z[mixer.layer] * mixer.out_proj.weight).unflatten(-1, (mixer.n_heads, -1)).sum(-1)
+            written = (z[mixer.layer] * weight_of(mixer.out_proj)).unflatten(-1, (mixer.n_heads, -1)).sum(-1)
             found[number, mixer.layer, mixer.heads, : len(example.choices)] = (readout @ written).T.cpu()
     return found
 
@@ -66,5 +67,5 @@ def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Ten
         lm.model(torch.tensor([row.ids], device=lm.device))
     residual = into_norm[0]
     scale = torch.rsqrt(residual.square().mean() + norm.variance_epsilon)
-    rows = lm.model.get_output_embeddings().weight[[tokens[-1] for _, _, tokens in row.reads]]
-    return z, rows * norm.weight * scale
+    rows = weight_of(lm.model.get_output_embeddings())[[tokens[-1] for _, _, tokens in row.reads]]
+    return z, rows * weight_of(norm) * scale

@@ -203,7 +203,7 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         position = torch.arange(z.shape[1], device=z.device)[None]
         end = z.shape[1] - padding[0]  # z ends where the text does, also when a cache holds what came before
         if lm.running:
-            end = lm.running.ends.repeat(len(z) // len(lm.running.ends)).unsqueeze(1)
+            end = lm.running.ends.repeat(len(z) // len(lm.running.ends)).unsqueeze(1).to(z.device)
         return z.masked_fill(((position < end) & (position >= end - rows)).unsqueeze(-1), 0)
 
     with lm.edited(f"last {'row' if rows == 1 else f'{rows} rows'} masked: {kind}") as edit:
@@ -220,7 +220,8 @@ def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor, places: Place
 
     def replace(z):
         start = lm.running.start if lm.running else 0
-        return torch.where(columns & places.mask(z), rows_of_table(table, start, z.shape[1]), z)
+        instead = rows_of_table(table, start, z.shape[1]).to(z)
+        return torch.where(columns.to(z.device) & places.mask(z), instead, z)
 
     return replace
 
@@ -237,9 +238,9 @@ def replacement_tables(
     """For each mixer what replaces z in a mode of `ablate`: [period, n_heads * d_head], row t for position
     t.
     """
-    weight = [mixer.out_proj.weight for mixer in mixers]
     if mode == "zero":
-        return [w.new_zeros(1, w.shape[1]) for w in weight]
+        widths = [mixer.n_heads * mixer.d_head for mixer in mixers]
+        return [torch.zeros(1, width, dtype=lm.model.dtype, device=lm.device) for width in widths]
     ids = lm.tokenize([example.prompt for example in reference])
     recorded = record_z(lm, mixers, [Row(i, e, part, []) for i, (e, part) in enumerate(zip(reference, ids))])
     if mode == "mean":

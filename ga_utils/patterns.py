@@ -15,6 +15,7 @@ from torch import nn
 
 from ga_utils.examples import Example
 from ga_utils.models.continuation import running
+from ga_utils.models.device import weights_of
 from ga_utils.models.eager import BLOCK, split, use_ours
 from ga_utils.models.lm import LM
 from ga_utils.models.mixers import Edit, Mixer
@@ -90,7 +91,8 @@ def run_for_hooks(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -
 def _read_ssm(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edit: Edit) -> None:
     def before(module, args, kwargs):
         for i, length in enumerate(lengths):
-            scan = scan_of(module, mixer_input(args, kwargs)[i, :length])
+            with weights_of(module):
+                scan = scan_of(module, mixer_input(args, kwargs)[i, :length])
             for some in split(wanted, BLOCK // length**2):
                 use(mixer, some, i, scan.matrix([head - mixer.first for head in some]))
 

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ga_utils.models.device import check_loaded
 from ga_utils.models.lm import LM
 
 BLOCK = 256  # rows of a matrix that are made at a time
@@ -206,6 +207,7 @@ def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
         if layer not in found:
             having = ", ".join(map(str, found))
             raise ValueError(f"layer {layer} of {lm.name} has no short convolution: layers {having} have one")
+        check_loaded(found[layer], f"layer {layer} of {lm.name}")
     with lm.edited(f"convolution off: layers {', '.join(map(str, layers))}") as edit:
         for layer in layers:
             weight = found[layer].weight.detach().clone()

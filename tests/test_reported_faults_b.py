@@ -3,6 +3,7 @@ says what is wrong and what would be right.
 """
 
 import by_hand
+import families
 import numpy as np
 import pytest
 import torch
@@ -224,3 +225,32 @@ def test_14_the_map_of_one_head_takes_memory_for_one_head(tokenizer):
     assert memory.peak < 130e6
     with pytest.raises(ValueError, match="on 40001 tokens would take 6 GB: shorten the prompt"):
         ga.attention_map(lm, "lamp " * 40000, 0, heads=[9])
+
+
+@pytest.mark.parametrize("family", ["llama", "jamba"])
+def test_13_a_model_whose_weights_lie_on_disk_works_as_if_they_were_here(family, tokenizer, tmp_path):
+    whole = families.build(family, tokenizer)
+    whole.model.save_pretrained(tmp_path / "model")
+    places = {f"model.{name}": "disk" for name, _ in whole.decoder.named_children() if name != "layers"}
+    places |= {f"model.layers.{i}": "disk" for i in range(whole.n_layers)} | {"lm_head": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "disk", dtype=torch.float32
+    )
+    lm, examples = ga.wrap(model, tokenizer), ga.tasks.mmlu(whole, n=2)
+    assert model.device.type == "meta" and lm.device.type == "cpu"
+    heads = [f"L{mixer.layer}H{mixer.first + 1}" for mixer in whole.mixers]
+    assert ga.alive_heads(lm) == ga.alive_heads(whole)
+    with ga.ablate(lm, heads[:1], at="last"), ga.ablate(whole, heads[:1], at="last"):
+        assert ga.evaluate(lm, examples) == ga.evaluate(whole, examples)
+    for mixer in whole.mixers:
+        maps = (ga.attention_map(some, PROMPT, mixer.layer, [mixer.first]) for some in (lm, whole))
+        torch.testing.assert_close(*maps)
+    kept = [tmp_path / "disk.sqlite", tmp_path / "whole.sqlite"]
+    tables = [
+        ga.sweep_heads(some, examples, heads, method="screen", k=2, checkpoint=file, progress=False)
+        for some, file in zip((lm, whole), kept)
+    ]
+    np.testing.assert_array_equal(tables[0].logprob, tables[1].logprob)
+    if family == "jamba":  # the weights read from disk before each run would undo it, without a word
+        with pytest.raises(ValueError, match="layer 0 .* offloaded, and read anew .* load the model whole"):
+            ga.ablate_conv(lm).__enter__()

@@ -66,7 +66,8 @@ def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False, sho
     rows = torch.cat([row + copy * n_rows for copy in range(copies)])
 
     def only_read(module, args):
-        return args[0][rows, position.repeat(copies)][None], *args[1:]
+        where = args[0].device
+        return args[0][rows.to(where), position.repeat(copies).to(where)][None], *args[1:]
 
     if span.parents is not None:
         cache = select(cache, torch.cat([span.parents + copy * span.n_before for copy in range(copies)]))

@@ -72,7 +72,11 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where tokens go. Of a model whose weights are offloaded, where they are brought to."""
+        spread = getattr(self.model, "hf_device_map", None)
+        if self.model.device.type != "meta" or spread is None:
+            return self.model.device
+        return torch.device(next((place for place in spread.values() if place not in ("cpu", "disk")), "cpu"))
 
     @property
     def max_length(self) -> int:
@@ -92,8 +96,8 @@ class LM:
         token = next((token for token in ids if token >= known), None)
         if token is not None:
             raise ValueError(
-                f"token {token} ({self.tokenizer.convert_ids_to_tokens(token)!r}): {self.name} has embeddings "
-                f"for tokens 0–{known - 1} alone. Give `wrap` the model's own tokenizer, or call "
+                f"token {token} ({self.tokenizer.convert_ids_to_tokens(token)!r}): {self.name} has "
+                f"embeddings for tokens 0–{known - 1} alone. Give `wrap` the model's own tokenizer, or call "
                 "model.resize_token_embeddings(len(tokenizer))"
             )
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ga_utils.examples import Example
+from ga_utils.models.device import weight_of
 
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
@@ -117,7 +118,7 @@ class Mixer:
 
     def alive(self) -> list[int]:
         """The heads that write something; a pruned head's columns of `out_proj` are all zero."""
-        written = self.out_proj.weight.any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
+        written = weight_of(self.out_proj).any(dim=0).unflatten(0, (self.n_heads, self.d_head)).any(dim=1)
         return [self.first + i for i in written.nonzero()[:, 0].tolist()]
 
     def hook_z(self, edit: Edit, change: Change, first: bool = False) -> None:

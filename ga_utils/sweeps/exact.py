@@ -156,12 +156,12 @@ def _disabling(mixer: Mixer, heads: tuple[Head, ...], instead: torch.Tensor, pla
     the rows by those of `instead`, [pos, n_heads * d_head], at the places given."""
 
     def disable(z):
-        z, n_rows, here = z.clone(), len(z) // len(heads), places.mask(z)
+        z, n_rows, here, table = z.clone(), len(z) // len(heads), places.mask(z), instead.to(z)
         for copy, head in enumerate(heads):
             if head.head in mixer.heads:
                 rows, columns = slice(copy * n_rows, (copy + 1) * n_rows), mixer.columns(head.head)
                 mask = here if len(here) == 1 else here[rows]
-                z[rows, :, columns] = torch.where(mask, instead[:, columns], z[rows, :, columns])
+                z[rows, :, columns] = torch.where(mask, table[:, columns], z[rows, :, columns])
         return z
 
     return disable
