@@ -19,6 +19,7 @@ from transformers import (
 )
 
 import ga_utils as ga
+from ga_utils.tasks import benchmarks
 
 PROMPT = "Dictionary:\napple: 17\nlamp: 4\nQuestion: what is the value of lamp?\nAnswer:"
 
@@ -254,3 +255,80 @@ def test_13_a_model_whose_weights_lie_on_disk_works_as_if_they_were_here(family,
     if family == "jamba":  # the weights read from disk before each run would undo it, without a word
         with pytest.raises(ValueError, match="layer 0 .* offloaded, and read anew .* load the model whole"):
             ga.ablate_conv(lm).__enter__()
+
+
+def test_16_a_token_beyond_the_vocabulary_is_named(tokenizer):
+    lm = ga.wrap(small_llama(tokenizer), tokenizer, "small")
+    lm.model.resize_token_embeddings(tokenizer.convert_tokens_to_ids("lamp"))  # "lamp" is the first too many
+    named = r"token \d+ \('lamp'\): small has embeddings for tokens 0–\d+ alone\. .*\.resize_token_embeddings"
+    choices = [ga.Example("Question:", (" lamp", " 4"), 1, "t"), ga.Example("lamp", (" 4", " 7"), 1, "t")]
+    works = [
+        *(lambda example=example: ga.evaluate(lm, [example]) for example in choices),
+        lambda: ga.attention_map(lm, "lamp", 0),
+        lambda: ga.sweep_heads(lm, choices, progress=False),
+        lambda: lm.encode("lamp"),
+    ]
+    for work in works:
+        with pytest.raises(ValueError, match=named):
+            work()
+
+
+def test_16_what_is_no_causal_language_model_is_refused_with_what_to_do(tokenizer):
+    model = small_llama(tokenizer)
+    mistakes = {
+        "LlamaModel has no output head.*AutoModelForCausalLM": (model.model, tokenizer),
+        r"DataParallel is no Hugging Face model: pass the one inside, wrap\(model.module": (
+            torch.nn.DataParallel(model),
+            tokenizer,
+        ),
+        "Processor is no tokenizer: pass the one inside, processor.tokenizer": (model, Processor(tokenizer)),
+    }
+    for message, arguments in mistakes.items():
+        with pytest.raises(ValueError, match=message):
+            ga.wrap(*arguments)
+
+
+class Processor:
+    """As multimodal models have one."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+
+def test_16_an_adapter_is_refused_with_what_to_do_and_works_when_that_is_done(tokenizer):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["o_proj", "q_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(small_llama(tokenizer), config)
+    with pytest.raises(ValueError, match=r"merge_and_unload\(\), \.\.\.\), or pass model.get_base_model"):
+        ga.wrap(model, tokenizer)
+    inside = ga.wrap(model.get_base_model(), tokenizer)
+    examples = ga.tasks.mmlu(inside, n=2)
+    with ga.ablate(inside, ["L1H2"]):
+        found = ga.evaluate(inside, examples)
+    merged = ga.wrap(model.merge_and_unload(), tokenizer)
+    with ga.ablate(merged, ["L1H2"]):
+        np.testing.assert_allclose(found.logprobs, ga.evaluate(merged, examples).logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        ({"answer": None}, "its answer is missing"),
+        ({"choices": ["a", None, "c", "d"]}, "an option is missing"),
+        ({"question": None}, "NoneType"),
+    ],
+    ids=str,
+)
+def test_16_a_row_of_mmlu_that_lacks_something_is_named(monkeypatch, damage, message):
+    datasets = pytest.importorskip("datasets")
+    row = {"question": "Which?", "subject": "anatomy", "choices": list("abcd"), "answer": 1}
+    for split, shots in (("test", 0), ("dev", 1)):
+        rows = {name: datasets.Dataset.from_list([row, row]) for name in ("test", "dev")}
+        rows[split] = datasets.Dataset.from_list([row | damage])
+        monkeypatch.setattr(benchmarks, "read", lambda data, rows=rows: rows[data.split])
+        what = "MMLU" if split == "test" else "MMLU's dev split"
+        with pytest.raises(ValueError, match=f"row 0 of {what} can't be asked.*'subject': 'anatomy'"):
+            benchmarks.mmlu(1, 0, shots, None, False)
+        if split == "test":
+            with pytest.raises(ValueError, match=message):
+                benchmarks.mmlu(1, 0, shots, None, False)

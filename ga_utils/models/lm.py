@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from os.path import abspath, expanduser
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,9 +16,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from ga_utils.models import llamba, tokens  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.models.catalog import MODELS, TINY, check_n_layers, layers_to_load
 from ga_utils.models.device import choose_device, choose_dtype
-from ga_utils.models.gguf_files import dequantised, wheel_file
+from ga_utils.models.gguf_files import dequantised
 from ga_utils.models.hub import fetch
-from ga_utils.models.loading import check_sums, data_dir, read_model
+from ga_utils.models.loading import local_copy, read_model, size_of
 from ga_utils.models.mixers import MIXERS, Edit, Mixer, mixers_of
 
 SMALL = 100e6  # bytes of weights
@@ -209,8 +208,8 @@ def load_model(
     n_layers = check_n_layers(n_layers)
     # A `Path` is a folder, even if it is called like a model.
     name = abspath(expanduser(name)) if isinstance(name, PathLike) else expanduser(name)
-    local = _local(name)
-    small = local is not None and _size(local) < SMALL
+    local = local_copy(name)
+    small = local is not None and size_of(local) < SMALL
     dtype = torch.float32 if dtype == "auto" and small else choose_dtype(dtype, device)
     if name in MODELS:
         n_layers = layers_to_load(name, device, dtype, n_layers)
@@ -226,30 +225,6 @@ def load_model(
     return lm
 
 
-def _size(local: Path) -> int:
-    """Bytes of the weights, as they are stored."""
-    files = [local] if local.is_file() else local.glob("*.safetensors")
-    return sum(file.stat().st_size for file in files)
-
-
-def _local(name: str) -> Path | None:
-    """The folder or GGUF file of a model that is on this machine; None for one that the hub has."""
-    if name in TINY:
-        check_sums(data_dir() / "models" / name)
-        return data_dir() / "models" / name
-    if name in MODELS:
-        wheel = MODELS[name].wheel
-        return wheel_file(wheel) if wheel else None
-    if (Path(name) / "config.json").is_file() or (name.endswith(".gguf") and Path(name).is_file()):
-        return Path(name)
-    if name.endswith(".gguf"):
-        raise ValueError(f"there is no file {name}")
-    raise ValueError(
-        f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json, "
-        "or a GGUF file"
-    )
-
-
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
     """Wrap a Hugging Face model whose layers mix positions by softmax attention, Mamba-1 or Mamba-2.
 
@@ -258,8 +233,27 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
     is.
 
     Raises:
-        ValueError: the model is not built like that; the message names what was looked for.
+        ValueError: the model is not built like that; the message names what was looked for. Or something
+            else is wrapped around it, or it has no output head.
     """
+    if not isinstance(model, PreTrainedModel):
+        found = f"{type(model).__name__} is no Hugging Face model"
+        if hasattr(model, "merge_and_unload"):  # peft
+            found += (
+                ": merge the adapter, wrap(model.merge_and_unload(), ...), or pass model.get_base_model()"
+            )
+        elif isinstance(getattr(model, "module", None), nn.Module):  # DataParallel and the like
+            found += ": pass the one inside, wrap(model.module, ...)"
+        raise ValueError(found)
+    if model.get_output_embeddings() is None:
+        raise ValueError(
+            f"{type(model).__name__} has no output head, so nothing predicts the next token: load it with "
+            "AutoModelForCausalLM"
+        )
+    if hasattr(tokenizer, "tokenizer"):  # what multimodal models have
+        raise ValueError(
+            f"{type(tokenizer).__name__} is no tokenizer: pass the one inside, processor.tokenizer"
+        )
     layers = getattr(model.base_model, "layers", None)
     # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too.
     unknown = [

@@ -18,6 +18,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from ga_utils.models.catalog import MODELS, TINY
+from ga_utils.models.gguf_files import wheel_file
+
 INDEX = "model.safetensors.index.json"
 MANIFEST = "SHA256SUMS"  # beside the folders of the models that ship, in the format of `sha256sum -c`
 PER_LAYER = (
@@ -55,6 +58,30 @@ def runs(name: str) -> pd.DataFrame:
             [np.array(list(text)) == "1" for text in table[column]] if answers else table[column].astype(int)
         )
     return table
+
+
+def size_of(local: Path) -> int:
+    """Bytes of the weights, as they are stored."""
+    files = [local] if local.is_file() else local.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
+
+
+def local_copy(name: str) -> Path | None:
+    """The folder or GGUF file of a model that is on this machine; None for one that the hub has."""
+    if name in TINY:
+        check_sums(data_dir() / "models" / name)
+        return data_dir() / "models" / name
+    if name in MODELS:
+        wheel = MODELS[name].wheel
+        return wheel_file(wheel) if wheel else None
+    if (Path(name) / "config.json").is_file() or (name.endswith(".gguf") and Path(name).is_file()):
+        return Path(name)
+    if name.endswith(".gguf"):
+        raise ValueError(f"there is no file {name}")
+    raise ValueError(
+        f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json, "
+        "or a GGUF file"
+    )
 
 
 def read_model(
