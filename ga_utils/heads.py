@@ -21,7 +21,7 @@ from ga_utils.models.batches import Row, span_of
 from ga_utils.models.budget import fits, halving
 from ga_utils.models.continuation import run
 from ga_utils.models.lm import LM, Mixer
-from ga_utils.models.mixers import Edit
+from ga_utils.models.mixers import Edit, conv_of
 from ga_utils.segments import Places, Where
 
 MODES = ("zero", "mean", "resample")
@@ -59,7 +59,8 @@ def check_heads(lm: LM, heads: Iterable[Head | str]) -> list[Head]:
         if head.layer not in known:
             raise ValueError(f"{head}: this model has layers 0–{lm.n_layers - 1}")
         if not 0 <= head.head < known[head.layer]:
-            has = f"heads 0–{known[head.layer] - 1}" if known[head.layer] else "no heads, only an MLP"
+            other = "a short convolution" if conv_of(lm.layers[head.layer]) else "an MLP"
+            has = f"heads 0–{known[head.layer] - 1}" if known[head.layer] else f"no heads, only {other}"
             raise ValueError(f"{head}: layer {head.layer} has {has}")
     return heads
 

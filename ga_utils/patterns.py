@@ -85,7 +85,7 @@ def read_patterns(
 def run_for_hooks(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -> None:
     """A forward pass for the sake of its hooks, on ids [batch, pos]; a hook may end it with `Enough`."""
     with suppress(Enough), lm.evaluating():
-        lm.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
 def _read_ssm(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edit: Edit) -> None:

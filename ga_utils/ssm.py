@@ -33,6 +33,7 @@ from torch import nn
 
 from ga_utils.models.device import check_loaded
 from ga_utils.models.lm import LM
+from ga_utils.models.mixers import conv_of
 
 BLOCK = 256  # rows of a matrix that are made at a time
 
@@ -197,7 +198,8 @@ def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
     Raises:
         ValueError: the model, or a layer named, has no short convolution.
     """
-    found = {mixer.layer: mixer.module.conv1d for mixer in lm.mixers if hasattr(mixer.module, "conv1d")}
+    found = {i: conv_of(layer) for i, layer in enumerate(lm.layers) if conv_of(layer)}
+    found |= {mixer.layer: mixer.module.conv1d for mixer in lm.mixers if hasattr(mixer.module, "conv1d")}
     if not found:
         raise ValueError(f"{lm.name} has no short convolution: it has none at all")
     layers = sorted(found if layers is None else set(layers))

@@ -2,6 +2,8 @@
 says what is wrong and what would be right.
 """
 
+import copy
+
 import by_hand
 import families
 import numpy as np
@@ -37,6 +39,140 @@ def small_llama(tokenizer, **changes) -> LlamaForCausalLM:
         "initializer_range": 0.3,
     }
     return LlamaForCausalLM(LlamaConfig(**shape | changes))
+
+
+SINKS = {
+    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1},
+    "inkling2_text": {  # adds a bias to the logits, too
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 2,
+        "swa_head_dim": 8,
+        "d_rel": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+}
+
+MLA = {"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "head_dim": 4}
+MLA |= {"qk_nope_head_dim": 8, "v_head_dim": 6, "n_routed_experts": 4, "num_experts_per_tok": 2}
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 16}
+SHARING = SLIDING | {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8}
+MORE_THAN_A_STREAM = {
+    # The last two layers use keys and values of earlier ones; there are four residual streams.
+    "gemma3n_text": SHARING | {"activation_sparsity_pattern": [0.0] * 4, "laurel_rank": 4},
+    "gemma4_text": SHARING | {"global_head_dim": 8},
+    "inkling_text": SINKS["inkling2_text"],
+    # Values have a width of their own.
+    "deepseek_v3": MLA
+    | {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16},
+    "mimo_v2_flash": {
+        "v_head_dim": 4,
+        "swa_v_head_dim": 4,
+        "swa_head_dim": 8,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 2,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 1,
+        "moe_intermediate_size": 16,
+    },
+    # Layers of a short convolution alone, without heads.
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+}
+
+
+@pytest.fixture(params=MORE_THAN_A_STREAM)
+def unusual(request, tokenizer) -> ga.LM:
+    family = request.param
+    if family not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {family}")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "head_dim": 8}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1}
+    shape |= {"vocab_size": len(tokenizer), "vocab_size_per_layer_input": len(tokenizer)}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(family, **shape | MORE_THAN_A_STREAM[family])
+    )
+    for p in model.parameters():
+        p.data.normal_(std=0.3) if p.ndim > 1 else None
+    return ga.wrap(model, tokenizer, family)
+
+
+@torch.no_grad()
+def whole_texts(lm: ga.LM, example: ga.Example) -> list[float]:
+    """Each choice's log-probability, by Hugging Face's own forward on the whole text."""
+    found = []
+    for before, choice in example.texts:
+        prompt, whole = lm.tokenize([before, before + choice])
+        logp = lm.model(torch.tensor([whole[:-1]]), use_cache=False).logits[0].log_softmax(-1)
+        found.append(sum(logp[i, whole[i + 1]].item() for i in range(len(prompt) - 1, len(whole) - 1)))
+    return found
+
+
+def test_7_layers_that_are_given_more_than_the_residual_stream(unusual):
+    lm = unusual
+    questions = ga.tasks.mmlu(lm, n=2)
+    longer = [ga.Example(e.prompt, (" lamp apple", " 4", " 17 lamp lamp"), 1, "longer") for e in questions]
+    examples = questions + longer
+    expected = [whole_texts(lm, example) for example in examples]
+    assert by_hand.gap(ga.evaluate(lm, examples), expected) < 1e-4
+    heads = [ga.Head(mixer.layer, 1) for mixer in (lm.mixers[0], lm.mixers[-1])]
+    for method in ("exact", "screen"):
+        sweep = ga.sweep_heads(lm, examples, heads, method=method, progress=False)
+        assert by_hand.gap(sweep.baseline, expected) < 1e-4
+        for head in heads:
+            cut = ga.LM(copy.deepcopy(lm.model), lm.tokenizer, "cut")
+            attention = cut.layers[head.layer].self_attn
+            out_proj = getattr(attention, "o_proj", None) or attention.out_proj
+            width = out_proj.in_features // lm.model.config.num_attention_heads
+            out_proj.weight.data[:, width : 2 * width] = 0
+            logprobs = np.array([[*whole_texts(cut, example), np.nan][:4] for example in examples])
+            right = ga.Score.of(logprobs, examples).right_logprob
+            assert sweep.logprob[head.layer, 1] == pytest.approx(right, abs=1e-4)
+    with ga.truncate(lm, 3), torch.no_grad():
+        cut = lm.model(lm.encode(PROMPT)).logits
+    with ga.skip_layers(lm, [3]), torch.no_grad():
+        torch.testing.assert_close(cut, lm.model(lm.encode(PROMPT)).logits)
+
+
+@torch.no_grad()
+def test_7_their_maps_are_those_of_eager_attention(unusual):
+    lm = unusual
+    layers = sorted({mixer.layer for mixer in lm.mixers})
+    found = [ga.attention_map(lm, PROMPT, layer) for layer in layers]
+    lm.model.set_attn_implementation("eager")
+    theirs = lm.model(lm.encode(PROMPT), output_attentions=True, use_cache=False).attentions
+    theirs = [A[0] for A in theirs if A is not None]
+    for A, expected in zip(found, theirs, strict=True):
+        torch.testing.assert_close(A, expected)
+
+
+def test_7_the_short_convolutions_of_lfm2_can_be_switched_off(tokenizer):
+    torch.manual_seed(0)
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 4, "pad_token_id": 0}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("lfm2", **shape | MORE_THAN_A_STREAM["lfm2"])
+    )
+    lm, cut = ga.wrap(model, tokenizer), ga.wrap(copy.deepcopy(model), tokenizer)
+    cut.layers[2].conv.conv.weight.data[..., :-1] = 0
+    examples = ga.tasks.mmlu(lm, n=2)
+    before, expected = ga.evaluate(lm, examples), ga.evaluate(cut, examples)
+    with ga.ablate_conv(lm, [2]):
+        assert ga.evaluate(lm, examples) == expected != before
+    with pytest.raises(ValueError, match="L0H1: layer 0 has no heads, only a short convolution"):
+        ga.ablate(lm, ["L0H1"]).__enter__()
+
+
+def test_7_layers_that_depend_on_one_another_are_not_loaded_in_part(tokenizer, tmp_path):
+    shape = {"vocab_size": len(tokenizer), "vocab_size_per_layer_input": len(tokenizer), "hidden_size": 32}
+    shape |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = AutoConfig.for_model("gemma3n_text", **shape | MORE_THAN_A_STREAM["gemma3n_text"])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="first 3 layers of a gemma3n_text .* load all of it, and use ga.trunc"
+    ):
+        ga.load_model(tmp_path, n_layers=3)
 
 
 def test_9_a_model_in_train_mode_is_scored_without_dropout_and_stays_in_train_mode(tokenizer):
@@ -87,19 +223,6 @@ def test_10_gradients_under_ablate_are_the_same_with_gradient_checkpointing(toke
     lm.layers[1].self_attn = lm.layers[0].self_attn  # run again, it would not know for which layer
     with ga.ablate(lm, ["L1H2"]), pytest.raises(RuntimeError, match="layer 1 shares its LlamaAttention"):
         loss()
-
-
-SINKS = {
-    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1},
-    "inkling2_text": {  # adds a bias to the logits, too
-        "swa_num_attention_heads": 4,
-        "swa_num_key_value_heads": 2,
-        "swa_head_dim": 8,
-        "d_rel": 4,
-        "n_routed_experts": 4,
-        "num_experts_per_tok": 2,
-    },
-}
 
 
 def with_sinks(family: str, tokenizer) -> ga.LM:
@@ -212,22 +335,6 @@ def test_12_a_conversation_that_cannot_be_read_says_why(tokenizer):
         ga.wrap(small_llama(bare), bare).chat(messages)
 
 
-@torch.no_grad()
-def test_14_the_map_of_one_head_takes_memory_for_one_head(tokenizer):
-    lm = ga.wrap(small_llama(tokenizer, hidden_size=64, num_attention_heads=16), tokenizer)
-    prompt = "lamp " * 2200
-    lm.model.set_attn_implementation("eager")
-    expected = lm.model(lm.encode(prompt), output_attentions=True).attentions[0][0, 9]
-    lm.model.set_attn_implementation("sdpa")
-    with LiveMemory(lm.model) as memory:
-        A = ga.attention_map(lm, prompt, 0, heads=[9])
-    torch.testing.assert_close(A[0], expected)
-    # Twice the map, of 19 MB, Hugging Face's mask, and blocks of logits, masked logits and weights.
-    assert memory.peak < 130e6
-    with pytest.raises(ValueError, match="on 40001 tokens would take 6 GB: shorten the prompt"):
-        ga.attention_map(lm, "lamp " * 40000, 0, heads=[9])
-
-
 @pytest.mark.parametrize("family", ["llama", "jamba"])
 def test_13_a_model_whose_weights_lie_on_disk_works_as_if_they_were_here(family, tokenizer, tmp_path):
     whole = families.build(family, tokenizer)
@@ -255,6 +362,22 @@ def test_13_a_model_whose_weights_lie_on_disk_works_as_if_they_were_here(family,
     if family == "jamba":  # the weights read from disk before each run would undo it, without a word
         with pytest.raises(ValueError, match="layer 0 .* offloaded, and read anew .* load the model whole"):
             ga.ablate_conv(lm).__enter__()
+
+
+@torch.no_grad()
+def test_14_the_map_of_one_head_takes_memory_for_one_head(tokenizer):
+    lm = ga.wrap(small_llama(tokenizer, hidden_size=64, num_attention_heads=16), tokenizer)
+    prompt = "lamp " * 2200
+    lm.model.set_attn_implementation("eager")
+    expected = lm.model(lm.encode(prompt), output_attentions=True).attentions[0][0, 9]
+    lm.model.set_attn_implementation("sdpa")
+    with LiveMemory(lm.model) as memory:
+        A = ga.attention_map(lm, prompt, 0, heads=[9])
+    torch.testing.assert_close(A[0], expected)
+    # Twice the map, of 19 MB, Hugging Face's mask, and blocks of logits, masked logits and weights.
+    assert memory.peak < 130e6
+    with pytest.raises(ValueError, match="on 40001 tokens would take 6 GB: shorten the prompt"):
+        ga.attention_map(lm, "lamp " * 40000, 0, heads=[9])
 
 
 def test_16_a_token_beyond_the_vocabulary_is_named(tokenizer):

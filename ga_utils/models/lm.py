@@ -19,7 +19,7 @@ from ga_utils.models.device import choose_device, choose_dtype
 from ga_utils.models.gguf_files import dequantised
 from ga_utils.models.hub import fetch
 from ga_utils.models.loading import local_copy, read_model, size_of
-from ga_utils.models.mixers import MIXERS, Edit, Mixer, mixers_of
+from ga_utils.models.mixers import MIXERS, Edit, Mixer, conv_of, mixers_of
 
 SMALL = 100e6  # bytes of weights
 UNLIMITED = 1 << 20  # stands in for the context length of a model that has none
@@ -229,7 +229,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
     """Wrap a Hugging Face model whose layers mix positions by softmax attention, Mamba-1 or Mamba-2.
 
     Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
-    Jamba, FalconH1, NemotronH and GraniteMoeHybrid. The model is put in eval mode and otherwise left as it
+    Jamba, FalconH1, NemotronH and GraniteMoeHybrid; Gemma 3n and 4, DeepSeek V2 and V3, gpt-oss, and LFM2,
+    whose layers of a short convolution alone have no heads. The model is put in eval mode and otherwise left as it
     is.
 
     Raises:
@@ -255,9 +256,12 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
             f"{type(tokenizer).__name__} is no tokenizer: pass the one inside, processor.tokenizer"
         )
     layers = getattr(model.base_model, "layers", None)
-    # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too.
+    # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too,
+    # and LFM2's short convolutions.
     unknown = [
-        i for i, layer in enumerate(layers or ()) if not (mixers_of(layer, i) or hasattr(layer, "mixer"))
+        i
+        for i, layer in enumerate(layers or ())
+        if not (mixers_of(layer, i) or hasattr(layer, "mixer") or conv_of(layer))
     ]
     if not layers or unknown or not any(mixers_of(layer, i) for i, layer in enumerate(layers)):
         which = (

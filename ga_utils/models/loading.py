@@ -189,7 +189,11 @@ def sha256(file: Path) -> str:
 
 
 def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
-    """The configuration of the same model with its first layers only; lists with an item a layer are cut."""
+    """The configuration of the same model with its first layers only; lists with an item a layer are cut.
+
+    Raises:
+        ValueError: a model whose layers depend on one another otherwise than in order.
+    """
     values = {
         key: value[:n_layers] if key in PER_LAYER and value else value
         for key, value in config.to_dict().items()
@@ -197,7 +201,15 @@ def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
     number = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if number in values:  # NemotronH has none: its list of layer kinds gives the number
         values[number] = n_layers
-    return type(config).from_dict(values)
+    try:
+        if getattr(config, "num_kv_shared_layers", 0) and n_layers < config.num_hidden_layers:
+            raise ValueError("its last layers use keys and values of earlier ones")
+        return type(config).from_dict(values)
+    except ValueError as error:
+        raise ValueError(
+            f"the first {n_layers} layers of a {config.model_type} can't be loaded alone ({error}): load all "
+            "of it, and use ga.truncate"
+        ) from error
 
 
 def layer_of(weight: str) -> int:

@@ -188,11 +188,18 @@ def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
     return found
 
 
+def conv_of(layer: nn.Module) -> nn.Conv1d | None:
+    """The short convolution of a decoder layer that mixes positions with nothing else (LFM2)."""
+    return getattr(getattr(layer, "conv", None), "conv", None)
+
+
 def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    if hasattr(module, "o_proj") and hasattr(module, "head_dim"):
-        n_heads = module.o_proj.in_features // module.head_dim
-        return "attention", n_heads, module.head_dim, module.o_proj
+    # LFM2 calls it out_proj. DeepSeek's values have a width of their own, and are what z is made of.
+    out_proj = getattr(module, "o_proj", None) or getattr(module, "out_proj", None)
+    d_head = getattr(module, "v_head_dim", None) or getattr(module, "head_dim", None)
+    if out_proj and d_head and (hasattr(module, "o_proj") or hasattr(module, "q_proj")):
+        return "attention", out_proj.in_features // d_head, d_head, out_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
     if hasattr(module, "conv1d") and (

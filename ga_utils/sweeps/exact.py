@@ -12,6 +12,8 @@ only where an answer is read.
       ...                     ▼               ▼   ▼   ▼
     logits    where answers are read        where answers are read
 
+Where a layer is given more than the residual stream, passes begin at the first layer.
+
 What texts share is run once, as in `evaluate`: a prompt for all its choices, few-shot examples for all
 prompts.
 
@@ -34,7 +36,13 @@ from ga_utils.models.budget import fits, halving, too_large_to_keep
 from ga_utils.models.continuation import PROBE, Span, run
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.segments import Places, Where
-from ga_utils.sweeps.partial_forward import entering, norm_before_last_mixer, reading_only, recording
+from ga_utils.sweeps.partial_forward import (
+    can_enter,
+    entering,
+    norm_before_last_mixer,
+    reading_only,
+    recording,
+)
 
 
 class ExactSweep:
@@ -62,7 +70,9 @@ class ExactSweep:
         # A few tokens are enough to find out how the last layer is built; None: it runs whole.
         few = rows[0].ids[:PROBE]
         probe = Row(rows[0].index, rows[0].example, few, [(0, [len(few) - 1], [0])])
-        self.norm = norm_before_last_mixer(lm, span_of(lm, [probe], 0, None))
+        self.probe = span_of(lm, [probe], 0, None)
+        self.norm = norm_before_last_mixer(lm, self.probe)
+        self.can_enter: dict[int, bool] = {}  # layer -> whether a pass can begin there
         self.shared: Span | None = None
         self.batches: list[list[Span]] = []
         self.baseline = np.full((1, *self.shape), np.nan)
@@ -138,14 +148,17 @@ class ExactSweep:
     def _run(self, span: Span, heads: tuple[Head, ...], cache, keep: bool):
         """`continuation.run` with a copy of the span for each head, which is disabled there."""
         layer = heads[0].layer
-        residual = span.residual[layer].to(self.lm.device).repeat(len(heads), 1, 1)
+        if layer not in self.can_enter:
+            self.can_enter[layer] = can_enter(self.lm, layer, self.probe)
         with ExitStack() as stack:
             edit = stack.enter_context(self.lm.edited("sweep"))
             for mixer, table in zip(self.mixers, self.tables):
                 if mixer.layer == layer:
                     instead = rows_of_table(table, span.start, span.ids.shape[1])
                     mixer.hook_z(edit, _disabling(mixer, heads, instead, self.places))
-            stack.enter_context(entering(self.lm, layer, residual, self.returns))
+            if self.can_enter[layer]:
+                residual = span.residual[layer].to(self.lm.device).repeat(len(heads), 1, 1)
+                stack.enter_context(entering(self.lm, layer, residual, self.returns))
             if self.norm is not None:
                 stack.enter_context(reading_only(self.lm, self.norm, span, len(heads)))
             return run(self.lm, span, cache, len(heads), keep, shortened=self.norm is not None)

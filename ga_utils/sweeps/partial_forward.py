@@ -57,6 +57,25 @@ def entering(lm: LM, layer: int, residual: torch.Tensor, returns: list[int]) -> 
         yield
 
 
+@torch.no_grad()
+def can_enter(lm: LM, layer: int, span: Span) -> bool:
+    """Whether `entering` at a layer gives what the whole model gives, found out by trying.
+
+    It does not where a layer is given more than the residual stream of the layers before: Gemma 3n and 4 hand
+    keys and values on, and Gemma 3n has four streams.
+    """
+    copies, residual, returns = 2, {}, [0] * lm.n_layers
+    with recording(lm, residual, returns, lm.device):
+        expected, _ = run(lm, span, copies=copies)
+    try:
+        with entering(lm, layer, residual[layer], returns):
+            logits, _ = run(lm, span, copies=copies)
+    except Exception:  # whatever such a layer raises
+        return False
+    noise = 10 * torch.finfo(expected.dtype).eps * expected.abs().max()
+    return len(residual[layer]) == copies * len(span.ids) and bool((logits - expected).abs().max() <= noise)
+
+
 def _hand_on(returns: int):
     """A layer's forward that returns its input, in the form in which the layer returns its output."""
 
