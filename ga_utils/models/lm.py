@@ -230,8 +230,8 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
 
     Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
     Jamba, FalconH1, NemotronH and GraniteMoeHybrid; Gemma 3n and 4, DeepSeek V2 and V3, gpt-oss, and LFM2,
-    whose layers of a short convolution alone have no heads. The model is put in eval mode and otherwise left as it
-    is.
+    whose layers of a short convolution alone have no heads. The model is put in eval mode and otherwise left
+    as it is.
 
     Raises:
         ValueError: the model is not built like that; the message names what was looked for. Or something
