@@ -64,7 +64,7 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
             f"maps of {len(heads)} heads of layer {layer} on {length} tokens would take {size / 1e9:.0f} GB: "
             + ("name some, heads=[0, 1]" if len(heads) > 1 else "shorten the prompt")
         )
-    maps = torch.empty(len(heads), length, length)
+    maps = torch.empty(len(heads), length, length, dtype=torch.float32)
 
     def keep(mixer: Mixer, some: list[int], i: int, A: torch.Tensor) -> None:
         for row, head in enumerate(heads):

@@ -19,12 +19,13 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from ga_utils.examples import Example
-from ga_utils.heads import Head, check_heads, record, record_z
+from ga_utils.heads import Head, check_heads
 from ga_utils.models.batches import Row, rows_of
 from ga_utils.models.device import weights_of
 from ga_utils.models.eager import use_ours
 from ga_utils.models.lm import LM, UNLIMITED, Mixer
 from ga_utils.models.mixers import Edit
+from ga_utils.models.recording import record, record_z
 from ga_utils.patterns import go_on, look_at
 from ga_utils.scoring import Score, logprobs_of
 from ga_utils.segments import Where, positions

@@ -15,6 +15,7 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -455,3 +456,95 @@ def test_16_a_row_of_mmlu_that_lacks_something_is_named(monkeypatch, damage, mes
         if split == "test":
             with pytest.raises(ValueError, match=message):
                 benchmarks.mmlu(1, 0, shots, None, False)
+
+
+# Reports that the list does not name.
+
+
+@torch.no_grad()
+def test_further_masks_with_four_dimensions_say_where_texts_end_too(tokenizer):
+    """TransformerLens 1609 and 1005: a mask in another form, padding in another place."""
+    lm = ga.wrap(small_llama(tokenizer), tokenizer)
+    ids = lm.encode(PROMPT).repeat(2, 1)
+    flat = torch.ones_like(ids)
+    flat[1, -3:] = 0
+    square = (flat[:, None, None, :] * torch.ones(ids.shape[1], ids.shape[1]).tril()).bool()
+    added = torch.zeros(square.shape).masked_fill(~square, torch.finfo(torch.float32).min)
+    for edit in (lambda: ga.mask_last_row(lm), lambda: ga.ablate(lm, ["L1H2"], at="last")):
+        with edit():
+            found = [lm.model(ids, attention_mask=mask).logits[1, :-3] for mask in (flat, square, added)]
+            short = lm.model(ids[1:, :-3]).logits[0]
+        for logits in found:
+            torch.testing.assert_close(logits, short)
+    with (
+        ga.mask_last_row(lm),
+        pytest.raises(ValueError, match=r"does not say where texts end.*\[batch, pos\]"),
+    ):
+        lm.model(ids, attention_mask=torch.ones(1, dtype=torch.bool))
+
+
+def test_further_resampled_heads_know_the_position_while_generating_with_a_cache(tokenizer):
+    """nnsight 466: interventions while a cache is in use."""
+    lm = ga.wrap(small_llama(tokenizer), tokenizer)
+    examples, scores = ga.tasks.mmlu(lm, n=3), []
+    how = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True}
+    with ga.ablate(lm, ["L0H1", "L1H2"], mode="resample", reference=examples):
+        for use_cache in (True, False):
+            out = lm.model.generate(lm.encode(PROMPT), use_cache=use_cache, output_scores=True, **how)
+            scores.append(torch.stack(out.scores))
+    torch.testing.assert_close(*scores, atol=1e-4, rtol=1e-4)
+
+
+def test_further_the_default_dtype_is_nobodys_precision(tokenizer):
+    """`torch.set_default_dtype`, with which large models are made."""
+    found, examples = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        lm = ga.wrap(small_llama(tokenizer), tokenizer)
+        ssm = families.build("mamba2", tokenizer)
+        examples = ga.tasks.mmlu(lm, n=3)
+        try:
+            torch.set_default_dtype(dtype)
+            sweep = ga.sweep_heads(lm, examples, method="screen", k=2, progress=False)
+            found.append([ga.attention_map(some, PROMPT, 1) for some in (lm, ssm)])
+            found[-1] += [torch.tensor(sweep.estimate), torch.tensor(sweep.logprob)]
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for expected, got in zip(*found):
+        assert got.dtype == expected.dtype
+        torch.testing.assert_close(got, expected, equal_nan=True)
+
+
+def test_further_a_screened_sweep_has_gradients_in_inference_mode(tokenizer):
+    lm = ga.wrap(small_llama(tokenizer), tokenizer)
+    examples = ga.tasks.mmlu(lm, n=3)
+    expected = ga.sweep_heads(lm, examples, method="screen", k=2, progress=False)
+    with torch.inference_mode():
+        found = ga.sweep_heads(lm, examples, method="screen", k=2, progress=False)
+    np.testing.assert_array_equal(found.estimate, expected.estimate)
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llava", "llama4_text"])
+def test_further_the_language_model_inside_a_multimodal_one(family, tokenizer):
+    """As pyvene 158: models other than the first one, whose decoder is not where it is in a Llama."""
+    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+    image = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    image |= {"image_size": 16, "patch_size": 8}
+    kinds = {"gemma3": ("gemma3_text", "siglip_vision_model"), "llava": ("llama", "clip_vision_model")}
+    torch.manual_seed(0)
+    if family in kinds:
+        parts = [part | {"model_type": kind} for part, kind in zip((text, image), kinds[family])]
+        config = AutoConfig.for_model(family, text_config=parts[0], vision_config=parts[1])
+        model = AutoModelForImageTextToText.from_config(config)
+    else:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **text))
+    for p in model.parameters():
+        p.data.normal_(std=0.3) if p.ndim > 1 else None
+    lm = ga.wrap(model, tokenizer)
+    examples = ga.tasks.mmlu(lm, n=2)
+    expected = [whole_texts(lm, example) for example in examples]
+    assert by_hand.gap(ga.evaluate(lm, examples), expected) < 1e-4
+    sweep = ga.sweep_heads(lm, examples, ["L0H1"], progress=False)
+    lm.layers[0].self_attn.o_proj.weight.data[:, 8:16] = 0
+    cut = ga.Score.of(np.array([whole_texts(lm, example) for example in examples]), examples)
+    assert sweep.logprob[0, 1] == pytest.approx(cut.right_logprob, abs=1e-4)

@@ -109,7 +109,7 @@ def how_to_continue(lm: LM) -> str | None:
     a model.
     """
     if lm.continues == "unknown":
-        ids = torch.arange(PROBE, device=lm.device)[None] % lm.model.config.vocab_size
+        ids = torch.arange(PROBE, device=lm.device)[None] % lm.model.config.get_text_config().vocab_size
         whole = _probe(lm, ids)[0].float().log_softmax(-1)
         found = next((how for how, sizes in WAYS.items() if _agrees(lm, ids, sizes, whole)), None)
         if found is None and lm.edits:  # an edit such as `mask_last_row` may be the reason: ask again later

@@ -47,7 +47,7 @@ class LM:
     @property
     def decoder(self) -> nn.Module:
         """The module that owns the list `layers`: everything but the output head."""
-        return self.model.base_model
+        return decoder_of(self.model)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -80,7 +80,7 @@ class LM:
     @property
     def max_length(self) -> int:
         """The longest text, in tokens, that the model's positions reach."""
-        return getattr(self.model.config, "max_position_embeddings", None) or UNLIMITED
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text, as the beginning of something: after the tokenizer's BOS, if it has one,
@@ -164,6 +164,12 @@ class LM:
         return (
             f"LM({self.name}: {type(self.model).__name__}, {shape}, {self.device}, {self.model.dtype}{edits})"
         )
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """The module that owns the list `layers`; of a multimodal model, its language model's."""
+    known = model.base_model, model.get_decoder(), getattr(model, "model", None)
+    return next((module for module in known if hasattr(module, "layers")), model.base_model)
 
 
 def reset(lm: LM) -> None:
@@ -255,7 +261,7 @@ def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str |
         raise ValueError(
             f"{type(tokenizer).__name__} is no tokenizer: pass the one inside, processor.tokenizer"
         )
-    layers = getattr(model.base_model, "layers", None)
+    layers = getattr(decoder_of(model), "layers", None)
     # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too,
     # and LFM2's short convolutions.
     unknown = [

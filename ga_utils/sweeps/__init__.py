@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from ga_utils.examples import Example
@@ -30,6 +31,8 @@ from ga_utils.sweeps.screen import attribution
 SCREENED = 8  # heads that a screened sweep disables by default; they are its costliest part
 
 
+@torch.inference_mode(False)  # a screened sweep needs gradients, whatever is in force around it
+@torch.no_grad()
 def sweep_heads(
     lm: LM,
     examples: Iterable[Example],
