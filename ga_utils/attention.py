@@ -17,6 +17,7 @@ from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
 from ga_utils.models.batches import rows_of
 from ga_utils.models.budget import fits, halving
+from ga_utils.models.deltanet import DeltaScan
 from ga_utils.models.device import weights_of
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.patterns import Enough, read_patterns, run_for_hooks
@@ -75,7 +76,7 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     return maps
 
 
-def scan(lm: LM, prompt: str, layer: int) -> Scan:
+def scan(lm: LM, prompt: str, layer: int) -> Scan | DeltaScan:
     """What the SSM of a layer works on when the model reads a prompt: values x, B, C, step sizes, decays.
 
     On the CPU, in float32; a float64 model's stay float64.
@@ -97,7 +98,7 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan:
     with lm.edited("reading") as edit:
         edit.hook(mixers[0].module.register_forward_pre_hook, before, with_kwargs=True)
         run_for_hooks(lm, lm.encode(prompt))
-    return Scan(*(getattr(found[0], field.name).cpu() for field in fields(Scan)))
+    return type(found[0])(*(getattr(found[0], field.name).cpu() for field in fields(found[0])))
 
 
 def gather_score(lm: LM, examples: Iterable[Example], progress: bool = True) -> np.ndarray:

@@ -17,8 +17,9 @@ import torch
 
 from ga_utils.examples import Example
 from ga_utils.models.batches import rows_of
-from ga_utils.models.device import weight_of
+from ga_utils.models.device import fetched
 from ga_utils.models.lm import LM
+from ga_utils.models.mixers import weight_of
 from ga_utils.segments import positions
 
 
@@ -26,11 +27,12 @@ from ga_utils.segments import positions
 def direct_logits(lm: LM, examples: Iterable[Example]) -> np.ndarray:
     """What each head adds to each choice's logit: [n_examples, n_layers, n_heads, n_choices].
 
-    Works under `ablate`. Only for models whose final norm is an RMSNorm without a bias, and choices that
-    differ in their last token alone: letters, or digits behind a space that is a token of its own.
+    Works under `ablate`. Only for models whose final norm is Llama's, an RMSNorm without a bias, and whose
+    logits are not scaled or capped; and for choices that differ in their last token alone: letters, or digits
+    behind a space that is a token of its own.
 
     Raises:
-        ValueError: no examples, or choices that differ in more.
+        ValueError: no examples, choices that differ in more, or a model of another kind.
     """
     examples = list(examples)
     if not examples:
@@ -64,8 +66,16 @@ def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Ten
             mixer.hook_z(edit, lambda whole, layer=mixer.layer: z.update({layer: whole[0, last].clone()}))
         norm = lm.decoder.norm
         edit.hook(norm.register_forward_pre_hook, lambda module, args: into_norm.append(args[0][0, last]))
-        lm.model(torch.tensor([row.ids], device=lm.device))
-    residual = into_norm[0]
-    scale = torch.rsqrt(residual.square().mean() + norm.variance_epsilon)
-    rows = weight_of(lm.model.get_output_embeddings())[[tokens[-1] for _, _, tokens in row.reads]]
-    return z, rows * weight_of(norm) * scale
+        logits = lm.model(torch.tensor([row.ids], device=lm.device)).logits[0, last]
+    residual, tokens = into_norm[0], [tokens[-1] for _, _, tokens in row.reads]
+    epsilon = getattr(norm, "variance_epsilon", 0)  # Gemma's norms have none, and are refused below
+    scale = torch.rsqrt(residual.square().mean() + epsilon)
+    readout = weight_of(lm.model.get_output_embeddings())[tokens] * fetched(norm) * scale
+    off = (readout @ residual - logits[tokens]).abs().max()
+    if off > 100 * torch.finfo(logits.dtype).eps * max(1, logits.abs().max()):
+        raise ValueError(
+            f"the logits of a {type(lm.model).__name__} are not its output head times Llama's RMSNorm (they "
+            f"differ by {off:.2g}): its final norm, a {type(norm).__name__}, is another one, or logits are "
+            "scaled, capped or have a bias. So heads have no terms in them that could be read off"
+        )
+    return z, readout

@@ -116,7 +116,7 @@ def ablate(
         places.watch(edit)
         start = [0]  # how many tokens a cache holds when you run the model yourself
         if mode == "resample":
-            edit.hook(lm.model.register_forward_pre_hook, partial(_note_start, start), with_kwargs=True)
+            edit.hook(lm.model.register_forward_pre_hook, partial(_note_start, lm, start), with_kwargs=True)
         for (mixer, numbers), table in zip(off.items(), tables):
             columns = torch.zeros(mixer.n_heads, dtype=torch.bool, device=lm.device)
             columns[[number - mixer.first for number in numbers]] = True
@@ -217,13 +217,15 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         yield lm
 
 
-def _note_start(start: list[int], module, args: tuple, kwargs: dict) -> None:
-    """A pre-hook of the model: how many tokens come before those of this pass.
+def _note_start(lm: LM, start: list[int], module, args: tuple, kwargs: dict) -> None:
+    """A pre-hook of the model, for passes of your own: how many tokens come before those of this one.
 
     Raises:
         ValueError: an SSM's cache, which has no length.
     """
     cache = kwargs.get("past_key_values", kwargs.get("cache_params"))
+    if lm.running:
+        return
     try:
         start[0] = cache.get_seq_length() if cache is not None else 0
     except (AttributeError, ValueError) as error:
@@ -239,16 +241,15 @@ def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor, places: Place
 
     def replace(z):
         first = lm.running.start if lm.running else start[0]
-        instead = rows_of_table(table, first, z.shape[1]).to(z)
-        return torch.where(columns.to(z.device) & places.mask(z), instead, z)
+        return torch.where(columns.to(z.device) & places.mask(z), rows_of_table(table, first, z), z)
 
     return replace
 
 
-def rows_of_table(table: torch.Tensor, start: int, length: int) -> torch.Tensor:
-    """Rows of a replacement table for `length` positions from `start` on. Past the longest reference prompt
-    the table begins again, so that a prompt of any length can be ablated."""
-    return table[torch.arange(start, start + length, device=table.device) % len(table)]
+def rows_of_table(table: torch.Tensor, start: int, z: torch.Tensor) -> torch.Tensor:
+    """Rows of a replacement table for the positions of z [..., pos, n_heads * d_head], from `start` on. Past
+    the longest reference prompt the table begins again, so that a prompt of any length can be ablated."""
+    return table[torch.arange(start, start + z.shape[-2], device=table.device) % len(table)].to(z)
 
 
 def replacement_tables(
@@ -258,8 +259,7 @@ def replacement_tables(
     t.
     """
     if mode == "zero":
-        widths = [mixer.n_heads * mixer.d_head for mixer in mixers]
-        return [torch.zeros(1, width, dtype=lm.model.dtype, device=lm.device) for width in widths]
+        return [torch.zeros(1, mixer.n_heads * mixer.d_head, device=lm.device) for mixer in mixers]
     ids = lm.tokenize([example.prompt for example in reference])
     recorded = record_z(lm, mixers, [Row(i, e, part, []) for i, (e, part) in enumerate(zip(reference, ids))])
     if mode == "mean":

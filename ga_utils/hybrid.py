@@ -106,11 +106,15 @@ def replace_head(
 def _only(lm: LM, head: Head) -> nn.Module:
     """A copy of an attention module in which the other heads write nothing."""
     (mixer,) = [mixer for mixer in lm.mixers if mixer.layer == head.layer]
-    attention = copy.deepcopy(mixer.module)
-    weight = torch.zeros_like(attention.o_proj.weight)
-    weight[:, mixer.columns(head.head)] = attention.o_proj.weight[:, mixer.columns(head.head)]
-    attention.o_proj.weight = nn.Parameter(weight, requires_grad=False)
-    return attention.eval()
+    attention, ours = copy.deepcopy(mixer.module).eval(), mixer.columns(head.head)
+
+    def silence_others(module, args):
+        z = torch.zeros_like(args[0])
+        z[..., ours] = args[0][..., ours]
+        return (z,)
+
+    attention.o_proj.register_forward_pre_hook(silence_others)
+    return attention
 
 
 def _context(

@@ -83,8 +83,11 @@ def read_patterns(
 
 @torch.no_grad()
 def run_for_hooks(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -> None:
-    """A forward pass for the sake of its hooks, on ids [batch, pos]; a hook may end it with `Enough`."""
-    with suppress(Enough), lm.evaluating():
+    """A forward pass for the sake of its hooks, on ids [batch, pos]; a hook may end it with `Enough`.
+
+    It makes all logits unless a hook does: asked for the last alone, Gemma 4's later layers see no others.
+    """
+    with suppress(Enough), lm.at_work(lm.running), lm.evaluating():
         lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -97,6 +99,9 @@ def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto"
     depends on neither that nor `batch_size` by more than rounding, 1e-5; in 16 bits log-probabilities of the
     same text may differ by some tenths of a nat between batches of different shapes.
 
+    Warns where the tokens of one choice begin another's, such as " 5" and " 58" if digits are tokens: the
+    longer one can never be the likelier.
+
     Args:
         batch_size: "auto": as many texts at a time as suit the processor and fit into the GPU's free memory;
             half as many whenever memory runs out. A number: so many texts, but never a part of an example's
@@ -112,7 +117,31 @@ def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto"
     if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f'batch_size={batch_size!r}: expected "auto" or a positive integer')
     limit = None if batch_size == "auto" else batch_size
-    return Score.of(logprobs_of(lm, rows_of(lm, examples), limit)[0], examples)
+    rows = rows_of(lm, examples)
+    warn_of_beginnings(rows)
+    return Score.of(logprobs_of(lm, rows, limit)[0], examples)
+
+
+def warn_of_beginnings(rows: list[Row]) -> None:
+    """Warn of examples in which the tokens of one choice begin another's: the longer one can never win."""
+    found = []
+    for index, of in groupby(rows, key=lambda row: row.index):
+        texts = [
+            (text, row.example.choices[choice])
+            for row in of
+            for text, (choice, *_) in zip(row.texts, row.reads)
+        ]
+        # Sorted, a text stands right before the first of those that it begins.
+        pairs = pairwise(sorted(texts))
+        found += [(index, a, b) for (short, a), (long, b) in pairs if long[: len(short)] == short][:1]
+    if found:
+        index, short, long = found[0]
+        warnings.warn(
+            f"example {index}: the tokens of choice {short!r} begin those of {long!r}, which therefore can't "
+            f"be the likelier one; so it is in {len(found)} of the examples. End the choices alike, for "
+            "example with a newline, or choose others",
+            stacklevel=3,
+        )
 
 
 @torch.no_grad()

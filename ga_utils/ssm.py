@@ -14,11 +14,9 @@ already hold something of the tokens just before; a gate comes after it:
 
     hidden ──in_proj──► inputs ──convolution──► x, B, C ──scan──► y = M x + D x ──gate, norm──► z
 
-`ablate_conv` switches the convolution's past taps off.
-
-The operands are computed from a mixer's parameters and its input. They can't be hooked inside the mixer:
-Hugging Face calls the convolution and the scan as functions, which no hook sees and which CUDA kernels may
-replace.
+`ablate_conv` switches the convolution's past taps off. The operands are computed from a mixer's parameters
+and its input. They can't be hooked inside the mixer: Hugging Face calls the convolution and the scan as
+functions, which no hook sees and which CUDA kernels may replace.
 """
 
 from __future__ import annotations
@@ -31,9 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ga_utils.models.deltanet import DeltaScan, delta_projections, delta_scan, gated_delta, is_deltanet
 from ga_utils.models.device import check_loaded
 from ga_utils.models.lm import LM
-from ga_utils.models.mixers import conv_of
+from ga_utils.models.mixers import convolutions, weight_of
 
 BLOCK = 256  # rows of a matrix that are made at a time
 
@@ -121,7 +120,7 @@ def _weights(C: torch.Tensor, B: torch.Tensor, elapsed: torch.Tensor, A: torch.T
 
 
 @torch.no_grad()
-def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None = None) -> Scan:
+def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None = None) -> Scan | DeltaScan:
     """The operands of a mixer's scan on its input, hidden [pos, d_model].
 
     before: the convolution's inputs before the first position, [taps - 1, channel], as `conv_inputs` gives
@@ -131,6 +130,8 @@ def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None 
     if before is None:
         before = inputs.new_zeros(mixer.conv1d.weight.shape[-1] - 1, inputs.shape[1])
     convolved = _convolved(mixer, torch.cat([before, inputs]))
+    if is_deltanet(mixer):
+        return delta_scan(mixer, convolved, *decay)
     if hasattr(mixer, "x_proj"):
         return _mamba1(mixer, convolved)
     return (_llamba if hasattr(mixer, "z_bias") else _mamba2)(mixer, convolved, decay)
@@ -144,10 +145,13 @@ def conv_inputs(mixer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     return _projected_inputs(mixer, hidden)[0]
 
 
-def _projected_inputs(mixer: nn.Module, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The convolution's inputs, [pos, channel], and what decays and step sizes are made of, [pos, head]; none
-    in Mamba-1, which makes them of what has been convolved.
+def _projected_inputs(mixer: nn.Module, hidden: torch.Tensor):
+    """The convolution's inputs, [pos, channel], and what decays and step sizes are made of, [pos, head]: two
+    such in Gated DeltaNet; none in Mamba-1, which makes them of what has been convolved.
     """
+    if is_deltanet(mixer):
+        parts = delta_projections(mixer, hidden)
+        return parts["inputs"], (parts["b"], parts["a"])
     if hasattr(mixer, "x_proj"):
         return mixer.in_proj(hidden).chunk(2, dim=-1)[0], None
     width = len(mixer.conv1d.weight)
@@ -165,7 +169,7 @@ def mixer_input(args: tuple, kwargs: dict) -> torch.Tensor:
 
 def norm_ties_heads(mixer: nn.Module) -> bool:
     """Does z of one head depend on the others, through the norm behind the gate?"""
-    mamba2 = not hasattr(mixer, "x_proj") and not hasattr(mixer, "z_bias")
+    mamba2 = not hasattr(mixer, "x_proj") and not hasattr(mixer, "z_bias") and not is_deltanet(mixer)
     return mamba2 and getattr(mixer, "mamba_rms_norm", True)
 
 
@@ -198,8 +202,7 @@ def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
     Raises:
         ValueError: the model, or a layer named, has no short convolution.
     """
-    found = {i: conv_of(layer) for i, layer in enumerate(lm.layers) if conv_of(layer)}
-    found |= {mixer.layer: mixer.module.conv1d for mixer in lm.mixers if hasattr(mixer.module, "conv1d")}
+    found = convolutions(lm.layers)
     if not found:
         raise ValueError(f"{lm.name} has no short convolution: it has none at all")
     layers = sorted(found if layers is None else set(layers))
@@ -228,6 +231,8 @@ def gated(mixer: nn.Module, hidden: torch.Tensor, y: torch.Tensor) -> torch.Tens
     Args:
         hidden: the mixer's input, [pos, d_model]. y: [pos, n_heads * d_head], D's part included.
     """
+    if is_deltanet(mixer):
+        return gated_delta(mixer, delta_projections(mixer, hidden)["gate"], y)
     if hasattr(mixer, "x_proj"):
         return y * _wide(mixer.act(mixer.in_proj(hidden).chunk(2, dim=-1)[1]))
     if hasattr(mixer, "z_bias"):
@@ -251,7 +256,7 @@ def _mamba1(mixer: nn.Module, convolved: torch.Tensor) -> Scan:
     dt, B, C = mixer.x_proj(x).split([rank, n_state, n_state], dim=-1)
     if hasattr(mixer, "dt_layernorm"):
         dt, B, C = mixer.dt_layernorm(dt), mixer.b_layernorm(B), mixer.c_layernorm(C)
-    x, B, C, dt = (_wide(part) for part in (x, B, C, F.linear(dt, mixer.dt_proj.weight)))
+    x, B, C, dt = (_wide(part) for part in (x, B, C, F.linear(dt, weight_of(mixer.dt_proj))))
     dt = F.softplus(dt + _wide(mixer.dt_proj.bias))
     A = -torch.exp(_wide(mixer.A_log))
     return Scan(x.unsqueeze(-1), B.unsqueeze(1), C.unsqueeze(1), dt, A, _wide(mixer.D), dt)

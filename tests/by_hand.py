@@ -32,12 +32,15 @@ class Spot:
 
     @property
     def is_attention(self) -> bool:
-        return not hasattr(self.module, "D")
+        return not hasattr(self.module, "D") and not hasattr(self.module, "num_v_heads")
 
     def columns(self, heads: list[ga.Head]) -> torch.Tensor:
         """Which columns of z belong to these heads: bool [n_heads * d_head]."""
         named = [ga.Head(self.layer, self.first + i) in heads for i in range(self.n_heads)]
         return torch.tensor(named).repeat_interleave(self.d_head)
+
+
+EXPERTS = ("jamba", "qwen3_next", "qwen3_5_moe_text")
 
 
 def spots(lm: ga.LM) -> list[Spot]:
@@ -48,7 +51,10 @@ def spots(lm: ga.LM) -> list[Spot]:
         for name in ("o_proj", "out_proj"):
             for module in block.modules():
                 if name in dict(module.named_children()):
-                    of = lm.model.config.num_attention_heads if name == "o_proj" else module.D.numel()
+                    if hasattr(module, "num_v_heads"):
+                        of = module.num_v_heads
+                    else:
+                        of = lm.model.config.num_attention_heads if name == "o_proj" else module.D.numel()
                     found.append(Spot(layer, first, of, module, getattr(module, name)))
                     first += of
     return found
@@ -65,16 +71,16 @@ Change = Callable[[Spot, torch.Tensor], torch.Tensor]  # gets z [pos, n_heads * 
 
 
 def build(family: str, tokenizer, **changes) -> ga.LM:
-    """In float64, so that different shapes of batches cost no digits; Jamba's experts have no float64."""
-    dtype = torch.float32 if family == "jamba" else torch.float64
+    """In float64, so that different shapes of batches cost no digits; experts have no float64."""
+    dtype = torch.float32 if family in EXPERTS else torch.float64
     return families.build(family, tokenizer, dtype, **changes)
 
 
 def close(family: str) -> float:
-    """How far off a log-probability may be: `evaluate` reads logits in float32, and so does Hugging Face's
-    Zamba2 compute some of its parts.
+    """How far off a log-probability may be: `evaluate` reads logits in float32, and so does Hugging Face
+    compute some parts of Zamba2, and the delta rule.
     """
-    return 1e-4 if family in ("jamba", "zamba2") else 1e-5
+    return 1e-4 if family in ("zamba2", *EXPERTS, *families.DELTANETS) else 1e-5
 
 
 @torch.no_grad()

@@ -93,7 +93,23 @@ CONFIGS = {
         "shared_intermediate_size": 48,
     },
 }
-SSMS = [family for family in CONFIGS if family != "llama"]
+DELTANET = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 8,
+}
+RECURRENT = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+QWEN = ATTENTION | DELTANET | {"head_dim": 8, "num_hidden_layers": 4, "layer_types": RECURRENT}
+CONFIGS |= {
+    "qwen3_next": QWEN | EXPERTS | {"shared_expert_intermediate_size": 8},
+    "qwen3_5_text": QWEN,
+    "qwen3_5_moe_text": QWEN | EXPERTS | {"shared_expert_intermediate_size": 8},
+    "olmo_hybrid": QWEN,
+}
+DELTANETS = ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"]
+SSMS = [family for family in CONFIGS if family not in ("llama", *DELTANETS)]
 
 
 def build(family: str, tokenizer, dtype=torch.float32, **changes) -> ga.LM:
@@ -111,6 +127,8 @@ def build(family: str, tokenizer, dtype=torch.float32, **changes) -> ga.LM:
     )
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     for name, p in model.named_parameters():
+        if name.endswith("linear_attn.A_log"):
+            p.data.sub_(3)  # Hugging Face's start forgets within a token or two: no state would matter
         if p.ndim >= 2:
             p.data.normal_(std=0.5 if "conv1d" in name else 0.25)
         elif name.endswith(("D", "dt_bias", "z_bias", "conv1d.bias", "A_log")):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import by_hand
 import families
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def plain(lm, examples):
 @pytest.mark.parametrize("family", families.CONFIGS)
 def test_sharing_changes_nothing_under_any_context_manager(family, tokenizer):
     # In float64: with weights as large as these, float32 rounds Zamba2's log-probabilities off by 2e-4.
-    dtype = torch.float32 if family == "jamba" else torch.float64  # Jamba's experts have no float64
+    dtype = torch.float32 if family in by_hand.EXPERTS else torch.float64  # experts have no float64
     lm, teacher = (families.build(name, tokenizer, dtype) for name in (family, "llama"))
     examples = few_shot(ga.tasks.mmlu_content(lm, n=3)) + few_shot(ga.tasks.mmlu(lm, n=2))
     heads = [ga.alive_heads(lm)[i] for i in (0, 3, -2)]

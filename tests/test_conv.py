@@ -17,7 +17,9 @@ from two_halves import asked, build, every_head, kept, late, read, ssms, teams
 
 import ga_utils as ga
 
-TAPS = dict.fromkeys(["mamba", "falcon_mamba", "mamba2", "nemotron_h"], "conv_kernel")
+TAPS = dict.fromkeys(["mamba", "falcon_mamba", "mamba2", "nemotron_h"], "conv_kernel") | dict.fromkeys(
+    families.DELTANETS, "linear_conv_kernel_dim"
+)
 
 
 def convolutions(lm: ga.LM) -> list[nn.Conv1d]:
@@ -34,7 +36,7 @@ def operated(lm: ga.LM, layers: list[int] | None = None) -> ga.LM:
     return copy
 
 
-@pytest.mark.parametrize("family", families.SSMS)
+@pytest.mark.parametrize("family", families.SSMS + families.DELTANETS)
 def test_it_is_zeroing_the_past_taps(family, tokenizer):
     """Of all layers, and of each alone; afterwards all is bit for bit as before, down to the same tensors."""
     lm = families.build(family, tokenizer)
@@ -81,7 +83,7 @@ def test_each_token_is_scaled_and_shifted_by_itself(family, tokenizer):
         assert (z[mixer.layer] - expected).abs().max() < close(family) * max(1, expected.abs().max())
 
 
-@pytest.mark.parametrize("family", families.SSMS)
+@pytest.mark.parametrize("family", families.SSMS + families.DELTANETS)
 def test_it_is_forgetting_the_convolutions_cache_at_every_step(family, tokenizer):
     """Hugging Face's model reads token by token, and the last inputs that it keeps are zeroed before each."""
     lm = build(family, tokenizer)
@@ -97,7 +99,7 @@ def test_it_is_forgetting_the_convolutions_cache_at_every_step(family, tokenizer
     assert (found - steps).abs().max() < close(family) * 10 and (found - whole).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("family", families.SSMS)
+@pytest.mark.parametrize("family", families.SSMS + families.DELTANETS)
 def test_scores_are_those_of_the_operated_model(family, tokenizer):
     """Alone, and in a batch that begins with a shot that all share; by hand every text runs whole."""
     lm = build(family, tokenizer)
@@ -136,7 +138,7 @@ def test_sweeps_and_maps_are_those_of_the_operated_model(family, tokenizer, tmp_
     assert (scan.x - ga.scan(surgery, PROMPT, layer).x).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("family", families.SSMS)
+@pytest.mark.parametrize("family", families.SSMS + families.DELTANETS)
 def test_it_nests_with_itself_and_with_disabled_heads(family, tokenizer):
     """Each edit adds to those around it, in either order, and takes only itself off."""
     lm = families.build(family, tokenizer)
@@ -156,7 +158,7 @@ def test_it_nests_with_itself_and_with_disabled_heads(family, tokenizer):
     assert_untouched(lm, before)
 
 
-@pytest.mark.parametrize("family", families.SSMS)
+@pytest.mark.parametrize("family", families.SSMS + families.DELTANETS)
 def test_a_convolution_of_one_tap_stays_as_it_is(family, tokenizer):
     """It keeps no inputs, so exchanging them changes nothing, and the model still goes on from its cache."""
     changes = {TAPS.get(family, "mamba_d_conv"): 1}

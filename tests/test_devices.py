@@ -6,8 +6,10 @@ import ast
 import io
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 
+import by_hand
 import families
 import matplotlib.pyplot as plt
 import nbformat
@@ -188,11 +190,11 @@ def test_every_notebook_runs_on_a_gpu(name, gpu, monkeypatch):
 
 
 @pytest.mark.parametrize("free", [15 * 10**9, 10**5], ids=["enough memory", "hardly any"])
-@pytest.mark.parametrize("family", families.CONFIGS)
+@pytest.mark.parametrize("family", [name for name in families.CONFIGS if name not in by_hand.EXPERTS[1:]])
 def test_what_ga_returns_lies_on_the_cpu_in_float32(family, free, gpu, tokenizer, monkeypatch):
     """With hardly any free memory a sweep keeps what it records on the CPU."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (free, 15 * 10**9))
-    # One expert: Hugging Face counts tokens per expert by an operation that the CPU lacks.
+    # Hugging Face counts tokens per expert by an operation that the CPU lacks; not so Jamba, if it has one.
     lm = families.build(family, tokenizer, **{"num_experts": 1} if family == "jamba" else {})
     gpu.put(lm.model)
     examples = ga.tasks.mmlu(lm, n=2)
@@ -203,7 +205,7 @@ def test_what_ga_returns_lies_on_the_cpu_in_float32(family, free, gpu, tokenizer
         seen = [ga.attention_map(lm, examples[0].prompt, heads[0].layer, heads=[0])]
         if ssm is not None:
             scan = ga.scan(lm, examples[0].prompt, ssm)
-            seen += [scan.x, scan.B, scan.C, scan.dt, scan.A, scan.D, scan.scale]
+            seen += [getattr(scan, field.name) for field in fields(scan)]
             seen.append(ga.read_state(lm, examples, ssm))
         assert {(tensor.device, tensor.dtype) for tensor in seen} == {(CPU, torch.float32)}
         for mode in ("zero", "mean", "resample"):

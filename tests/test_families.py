@@ -19,7 +19,7 @@ KINDS = {
     "falcon_mamba": {"mamba1"},
     "mamba2": {"mamba2"},
     "jamba": {"attention", "mamba1"},
-}
+} | dict.fromkeys(families.DELTANETS, {"attention", "deltanet"})
 
 
 def alone(lm, layer):
@@ -118,7 +118,7 @@ def test_the_mask_may_be_given_by_position(tokenizer):
     assert not seen[0][0, 5].any() and seen[0][0, 4].any()
 
 
-@pytest.mark.parametrize("family", ["qwen3_next", "minimax"])
+@pytest.mark.parametrize("family", ["kimi_linear", "minimax"])
 def test_a_model_that_would_be_seen_only_in_part_is_refused(family, tokenizer):
     """Some of its layers mix positions in a way that this package does not know."""
     with pytest.raises(ValueError, match=r"is not supported: .*; layer \d is a "):

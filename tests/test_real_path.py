@@ -72,10 +72,9 @@ def test_at_full_width_each_family_loads_ablates_sweeps_maps_and_replaces(name, 
 )
 def test_notebooks_run_on_a_local_checkpoint_of_each_family(notebook, family, tokenizer, tmp_path):
     """Only MODEL is changed. Random weights know nothing, so outputs differ; all cells must run."""
-    layers = {"llama": 4, "falcon_mamba": 2}  # a Mamba-1 layer has many channels, and each is swept
-    lm = families.build(
-        family, tokenizer, **({"num_hidden_layers": layers[family]} if family in layers else {})
-    )
+    # A Mamba-1 layer has twice as many channels as the model is wide, and each is swept.
+    sizes = {"llama": {"num_hidden_layers": 4}, "falcon_mamba": {"num_hidden_layers": 2, "hidden_size": 8}}
+    lm = families.build(family, tokenizer, **sizes.get(family, {}))
     lm.model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     book = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", 4)

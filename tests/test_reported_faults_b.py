@@ -401,15 +401,13 @@ def test_16_what_is_no_causal_language_model_is_refused_with_what_to_do(tokenize
     model = small_llama(tokenizer)
     mistakes = {
         "LlamaModel has no output head.*AutoModelForCausalLM": (model.model, tokenizer),
-        r"DataParallel is no Hugging Face model: pass the one inside, wrap\(model.module": (
-            torch.nn.DataParallel(model),
-            tokenizer,
-        ),
+        "Sequential is no Hugging Face model": (torch.nn.Sequential(model), tokenizer),
         "Processor is no tokenizer: pass the one inside, processor.tokenizer": (model, Processor(tokenizer)),
     }
     for message, arguments in mistakes.items():
         with pytest.raises(ValueError, match=message):
             ga.wrap(*arguments)
+    assert ga.wrap(torch.nn.DataParallel(model), tokenizer).model is model
 
 
 class Processor:

@@ -10,7 +10,7 @@ what they begin with: it is run once, and every row continues from there (models
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
@@ -224,6 +224,18 @@ def span_of(
         examples=[row.example for row in rows],
         indices=[row.index for row in rows],
     )
+
+
+def in_passes(lm: LM, row: Row) -> list[Span]:
+    """A text, read off everywhere, in two passes; in more where the model continues one token at a time, and
+    whole where it can't.
+    """
+    how, length = how_to_continue(lm), len(row.ids)
+    middle = length // 2 if how else 0
+    row = replace(row, reads=[(0, list(range(length)), [0] * length)])
+    rest = span_of(lm, [row], middle, None, [0] if middle else None)
+    first = [span_of(lm, [row], 0, middle)] if middle else []
+    return [*first, *(_steps(rest) if how == "steps" else [rest])]
 
 
 def _steps(span: Span) -> list[Span]:

@@ -71,14 +71,10 @@ def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False, sho
 
     if span.parents is not None:
         cache = select(cache, torch.cat([span.parents + copy * span.n_before for copy in range(copies)]))
-    before, lm.running = lm.running, span
-    try:
-        with lm.edited() as edit:
-            if not shortened:
-                edit.hook(lm.model.get_output_embeddings().register_forward_pre_hook, only_read)
-            logits, cache = read(lm, span.ids.repeat(copies, 1), span.start, cache, keep)
-    finally:
-        lm.running = before
+    with lm.at_work(span), lm.edited() as edit:
+        if not shortened:
+            edit.hook(lm.model.get_output_embeddings().register_forward_pre_hook, only_read)
+        logits, cache = read(lm, span.ids.repeat(copies, 1), span.start, cache, keep)
     return logits[0].unflatten(0, (copies, len(row))), cache
 
 
@@ -89,11 +85,8 @@ def running(
     """Tell hooks whose texts are in a pass whose answers nobody reads: all as in `Span`."""
     nothing = torch.zeros(4, 0, dtype=torch.long)
     span = Span(ids, start, None, 1, ends, nothing[:2], nothing, examples, list(range(len(examples))))
-    before, lm.running = lm.running, span
-    try:
+    with lm.at_work(span):
         yield
-    finally:
-        lm.running = before
 
 
 PROBE = 8  # tokens that are read in one pass and in several, to see whether a model can continue
@@ -120,7 +113,7 @@ def how_to_continue(lm: LM) -> str | None:
 
 def _probe(lm: LM, ids: torch.Tensor, start: int = 0, *args, **kwargs):
     """`read` a text that is nobody's example and that goes on: no position in it has a name for hooks."""
-    with running(lm, ids, torch.full((1,), UNLIMITED, device=ids.device), [], start):
+    with lm.edited("reading"), running(lm, ids, torch.full((1,), UNLIMITED, device=ids.device), [], start):
         return read(lm, ids, start, *args, **kwargs)
 
 
@@ -130,7 +123,10 @@ def _agrees(lm: LM, ids: torch.Tensor, sizes: tuple[int, ...], whole: torch.Tens
     """
     cache, start = None, 0
     for part in ids.split(sizes, dim=1):
-        logits, cache = _probe(lm, part, start, cache, keep=True)
+        try:
+            logits, cache = _probe(lm, part, start, cache, keep=True)
+        except ValueError:  # Hugging Face's cache can't tell its length where no layer is attention
+            return False
         if not isinstance(cache, list | Cache):
             return False  # an older class of caches, whose rows can't be selected
         cache = select(cache, torch.zeros(1, dtype=torch.long, device=lm.device))

@@ -91,8 +91,11 @@ def free_gb(device: str | torch.device) -> float:
     return machine / GB
 
 
-def weight_of(module: nn.Module, name: str = "weight") -> torch.Tensor:
+def fetched(module: nn.Module, name: str = "weight") -> torch.Tensor:
     """A module's weight, also where accelerate keeps it in memory or on disk until the module runs."""
+    weight = getattr(module, name)
+    if not weight.is_meta:
+        return weight.detach()
     with align_module_device(module):
         return getattr(module, name).detach()
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from os.path import abspath, expanduser
+from threading import get_ident
 
 import torch
 from torch import nn
@@ -19,7 +20,8 @@ from ga_utils.models.device import choose_device, choose_dtype
 from ga_utils.models.gguf_files import dequantised
 from ga_utils.models.hub import fetch
 from ga_utils.models.loading import local_copy, read_model, size_of
-from ga_utils.models.mixers import MIXERS, Edit, Mixer, conv_of, mixers_of
+from ga_utils.models.mixers import Edit, Mixer, mixers_of
+from ga_utils.models.supported import check_supported, decoder_of, inside_of
 
 SMALL = 100e6  # bytes of weights
 UNLIMITED = 1 << 20  # stands in for the context length of a model that has none
@@ -41,6 +43,7 @@ class LM:
     source: dict | None = None
     edits: list[Edit] = field(default_factory=list, repr=False)
     running: object | None = field(default=None, repr=False)
+    thread: int | None = field(default=None, repr=False)  # the one in which `ga_utils` is running the model
     budget: object | None = field(default=None, repr=False)  # of one forward pass, see `models.budget`
     continues: str | None = field(default="unknown", repr=False)  # see `models.continuation.how_to_continue`
 
@@ -150,12 +153,32 @@ class LM:
         edit = Edit(what)
         self.edits.append(edit)  # before anything is changed, so that `reset` knows of it
         try:
+            edit.uncompile()
             edit.hook(self.model.register_forward_hook, edit.guard_backward)
             yield edit
         finally:
             edit.undo()
             if edit in self.edits:
                 self.edits.remove(edit)
+
+    @contextmanager
+    def at_work(self, span: object | None) -> Iterator[None]:
+        """Inside, `ga_utils` runs the model, and hooks find as `running` what it runs.
+
+        Raises:
+            RuntimeError: it is running the model in another thread, whose hooks would be called here, too.
+        """
+        before = self.running, self.thread
+        if before[1] not in (None, get_ident()):
+            raise RuntimeError(
+                f"{self.name} is at work in another thread, and hooks of both would mix: take turns, or give "
+                "each thread a model of its own (copy.deepcopy(model))"
+            )
+        try:
+            self.running, self.thread = span, get_ident()
+            yield
+        finally:
+            self.running, self.thread = before
 
     def __repr__(self):
         heads = sorted({(mixer.n_heads, mixer.kind) for mixer in self.mixers})
@@ -166,19 +189,13 @@ class LM:
         )
 
 
-def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """The module that owns the list `layers`; of a multimodal model, its language model's."""
-    known = model.base_model, model.get_decoder(), getattr(model, "model", None)
-    return next((module for module in known if hasattr(module, "layers")), model.base_model)
-
-
 def reset(lm: LM) -> None:
     """Undo every edit of a model, the latest first: what a broken-off cell has left in force, and what is in
     force around this call."""
     while lm.edits:
         lm.edits[-1].undo()
         lm.edits.pop()
-    lm.running = None
+    lm.running = lm.thread = None
 
 
 def load_model(
@@ -232,50 +249,18 @@ def load_model(
 
 
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
-    """Wrap a Hugging Face model whose layers mix positions by softmax attention, Mamba-1 or Mamba-2.
+    """Wrap a Hugging Face model whose layers mix positions by attention, Mamba-1, Mamba-2 or Gated DeltaNet.
 
     Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
-    Jamba, FalconH1, NemotronH and GraniteMoeHybrid; Gemma 3n and 4, DeepSeek V2 and V3, gpt-oss, and LFM2,
-    whose layers of a short convolution alone have no heads. The model is put in eval mode and otherwise left
-    as it is.
+    Jamba, FalconH1, NemotronH, GraniteMoeHybrid, Qwen3-Next, Qwen3.5 and OLMo Hybrid; Gemma 3n and 4,
+    DeepSeek V2 and V3, gpt-oss, and LFM2, whose layers of a short convolution alone have no heads. The model
+    is put in eval mode and otherwise left as it is. A compiled model is unwrapped, and runs uncompiled
+    wherever hooks are at work.
 
     Raises:
         ValueError: the model is not built like that; the message names what was looked for. Or something
             else is wrapped around it, or it has no output head.
     """
-    if not isinstance(model, PreTrainedModel):
-        found = f"{type(model).__name__} is no Hugging Face model"
-        if hasattr(model, "merge_and_unload"):  # peft
-            found += (
-                ": merge the adapter, wrap(model.merge_and_unload(), ...), or pass model.get_base_model()"
-            )
-        elif isinstance(getattr(model, "module", None), nn.Module):  # DataParallel and the like
-            found += ": pass the one inside, wrap(model.module, ...)"
-        raise ValueError(found)
-    if model.get_output_embeddings() is None:
-        raise ValueError(
-            f"{type(model).__name__} has no output head, so nothing predicts the next token: load it with "
-            "AutoModelForCausalLM"
-        )
-    if hasattr(tokenizer, "tokenizer"):  # what multimodal models have
-        raise ValueError(
-            f"{type(tokenizer).__name__} is no tokenizer: pass the one inside, processor.tokenizer"
-        )
-    layers = getattr(decoder_of(model), "layers", None)
-    # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too,
-    # and LFM2's short convolutions.
-    unknown = [
-        i
-        for i, layer in enumerate(layers or ())
-        if not (mixers_of(layer, i) or hasattr(layer, "mixer") or conv_of(layer))
-    ]
-    if not layers or unknown or not any(mixers_of(layer, i) for i, layer in enumerate(layers)):
-        which = (
-            f"layer {unknown[0]} is a {type(layers[unknown[0]]).__name__}" if unknown else "no layer has one"
-        )
-        raise ValueError(
-            f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold "
-            "softmax attention with "
-            f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}; {which}"
-        )
+    model = inside_of(model)
+    check_supported(model, tokenizer)
     return LM(model.eval(), tokenizer, name or model.config.name_or_path or type(model).__name__)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from transformers.utils import logging
 from ga_utils.models.catalog import MODELS, TINY
 from ga_utils.models.gguf_files import wheel_file
 
+LOADING = Lock()
 INDEX = "model.safetensors.index.json"
 MANIFEST = "SHA256SUMS"  # beside the folders of the models that ship, in the format of `sha256sum -c`
 PER_LAYER = (
@@ -104,23 +106,18 @@ def read_model(
         raise ValueError(f"n_layers={n_layers}: {folder.name} has {whole} layers, ask for 1 or more of them")
     if n_layers is not None:
         config = first_layers(config, n_layers)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its list of the layers left out would fill a page; we check below
-    try:
-        with needed_files(folder, n_layers or whole) as source:
-            for file in sorted(source.glob("*.safetensors")):
-                check_header(file)
-            model, found = AutoModelForCausalLM.from_pretrained(
-                source,
-                config=config,
-                dtype=dtype,
-                device_map={"": device},
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, by name
-            )
-    finally:
-        logging.set_verbosity(verbosity)
+    with quietly(), needed_files(folder, n_layers or whole) as source:
+        for file in sorted(source.glob("*.safetensors")):
+            check_header(file)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
     lacking = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
     if lacking:
         raise ValueError(
@@ -135,6 +132,21 @@ def read_model(
         warnings.warn(message, stacklevel=2)  # Hugging Face ignores such leftovers
     model.name_or_path = model.config.name_or_path = str(folder)
     return model
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without Hugging Face's list of the layers left out, which would fill a page; we check ourselves.
+
+    One thread at a time: how much Hugging Face says, and much of how it loads, is a setting of the process.
+    """
+    with LOADING:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
 
 
 def check_header(file: Path) -> None:

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from threading import RLock
+from weakref import WeakSet
 
 import torch
 from torch import nn
 
 from ga_utils.examples import Example
-from ga_utils.models.device import weight_of
+from ga_utils.models.deltanet import is_deltanet
+from ga_utils.models.device import fetched
 
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
-MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer")
+MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer", "linear_attn")
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]  # gets z, returns what replaces it, or None
+
+
+class Uncompiled:
+    """While it holds any edit, of whichever model, everything that `torch.compile` has made runs uncompiled.
+
+    Compiled code doesn't call hooks that were registered after its first run, and doesn't say so. And what is
+    compiled under an edit would go on calling its hooks.
+    """
+
+    def __init__(self):
+        self.lock, self.edits = RLock(), WeakSet()
+        self.stance: AbstractContextManager | None = None  # knows torch's stance from before
+
+    def hold(self, edit: Edit) -> None:
+        with self.lock:
+            self.edits.add(edit)
+            self.stance = self.stance or torch.compiler.set_stance("force_eager")
+
+    def release(self, edit: Edit) -> None:
+        with self.lock:
+            self.edits.discard(edit)
+            if self.stance and not self.edits:
+                self.stance.__exit__(None, None, None)
+                self.stance = None
+
+
+UNCOMPILED = Uncompiled()
 
 
 class Edit:
@@ -31,7 +61,11 @@ class Edit:
     def __init__(self, what: str = "hooks"):
         self.what, self.last_rows, self.in_force = what, 0, True
         self.varies_from: Callable[[Example], int] | None = None
-        self._undo: list[Callable] = []
+        self._undo: list[Callable] = [lambda: UNCOMPILED.release(self)]
+
+    def uncompile(self) -> None:
+        """Whatever `torch.compile` has made runs uncompiled until this is undone."""
+        UNCOMPILED.hold(self)
 
     def hook(self, register: Callable, function: Callable, **how) -> None:
         """Register a hook, `register` being for example `module.register_forward_hook`."""
@@ -98,7 +132,7 @@ class Mixer:
     """
 
     layer: int
-    kind: str  # "attention" | "mamba1" | "mamba2"
+    kind: str  # "attention" | "mamba1" | "mamba2" | "deltanet"
     n_heads: int
     d_head: int
     out_proj: nn.Linear
@@ -170,10 +204,28 @@ class Mixer:
         """`hook_z` for as long as the context lasts."""
         edit = Edit()
         try:
+            edit.uncompile()
             self.hook_z(edit, change)
             yield
         finally:
             edit.undo()
+
+
+@torch.no_grad()
+def weight_of(linear: nn.Module) -> torch.Tensor:
+    """The weight of a linear map, [out, in], dequantised, fetched, and merged with adapters where need be.
+
+    Column i is what the map makes of the i-th unit vector. That holds for every kind of quantisation, with no
+    need to know how it stores its numbers. Only hooks on the map itself are passed by.
+    """
+    weight = getattr(linear, "weight", None)
+    if type(linear) is nn.Linear and type(weight) is nn.Parameter:
+        return fetched(linear)
+    some = weight if weight is not None else next(linear.buffers())
+    dtype = some.dtype if some.is_floating_point() and some.dtype.itemsize > 1 else torch.float32
+    device = "cpu" if some.device.type == "meta" else some.device  # offloaded: accelerate moves the input
+    inputs = torch.eye(linear.in_features, dtype=dtype, device=device)
+    return (linear.forward(inputs) - linear.forward(torch.zeros_like(inputs[:1]))).T
 
 
 def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
@@ -188,6 +240,16 @@ def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
     return found
 
 
+def convolutions(layers: Iterable[nn.Module]) -> dict[int, nn.Conv1d]:
+    """The short convolutions of decoder layers, by the number of the layer."""
+    found = {}
+    for i, layer in enumerate(layers):
+        inside = (getattr(mixer.module, "conv1d", None) for mixer in mixers_of(layer, i))
+        conv = next((conv for conv in (conv_of(layer), *inside) if conv), None)
+        found |= {i: conv} if conv else {}
+    return found
+
+
 def conv_of(layer: nn.Module) -> nn.Conv1d | None:
     """The short convolution of a decoder layer that mixes positions with nothing else (LFM2)."""
     return getattr(getattr(layer, "conv", None), "conv", None)
@@ -195,10 +257,12 @@ def conv_of(layer: nn.Module) -> nn.Conv1d | None:
 
 def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    # LFM2 calls it out_proj. DeepSeek's values have a width of their own, and are what z is made of.
+    # LFM2 calls it out_proj. In multi-head latent attention (DeepSeek) values have a width of their own,
+    # and z is made of values.
     out_proj = getattr(module, "o_proj", None) or getattr(module, "out_proj", None)
     d_head = getattr(module, "v_head_dim", None) or getattr(module, "head_dim", None)
-    if out_proj and d_head and (hasattr(module, "o_proj") or hasattr(module, "q_proj")):
+    known = hasattr(module, "q_proj") or hasattr(module, "o_proj")
+    if known and out_proj and d_head and not hasattr(module, "conv1d"):
         return "attention", out_proj.in_features // d_head, d_head, out_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
@@ -207,4 +271,7 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     ):  # Mamba2, or Llamba
         n_heads = module.D.numel()
         return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
+    if module is not None and is_deltanet(module):  # its heads are those of the values
+        out_proj = getattr(module, "out_proj", None) or module.o_proj  # OlmoHybrid calls it o_proj
+        return "deltanet", module.num_v_heads, module.head_v_dim, out_proj
     return None

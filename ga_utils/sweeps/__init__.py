@@ -20,7 +20,7 @@ from ga_utils.heads import Head, alive_heads, check_heads, check_mode, skip_laye
 from ga_utils.models.batches import Row, rows_of
 from ga_utils.models.budget import budget
 from ga_utils.models.lm import LM
-from ga_utils.scoring import Score, evaluate
+from ga_utils.scoring import Score, evaluate, warn_of_beginnings
 from ga_utils.segments import Places, Where
 from ga_utils.sweeps.checkpoint import MEMORY, Checkpoint, Piece, automatic, identity
 from ga_utils.sweeps.exact import ExactSweep
@@ -31,8 +31,6 @@ from ga_utils.sweeps.screen import attribution
 SCREENED = 8  # heads that a screened sweep disables by default; they are its costliest part
 
 
-@torch.inference_mode(False)  # a screened sweep needs gradients, whatever is in force around it
-@torch.no_grad()
 def sweep_heads(
     lm: LM,
     examples: Iterable[Example],
@@ -83,10 +81,12 @@ def sweep_heads(
         raise ValueError("no examples to sweep with: the list is empty")
     heads = alive_heads(lm) if heads is None else list(dict.fromkeys(check_heads(lm, heads)))
     rows, estimate = rows_of(lm, examples), None
+    warn_of_beginnings(rows)
     make = partial(ExactSweep, rows=rows, mode=mode, reference=reference, at=at, but=but)
     if method == "screen":
-        sweep = make(lm)
-        values, order = attribution(sweep, [example.answer for example in examples], heads)
+        with torch.inference_mode(False), torch.no_grad():  # gradients are needed, whatever is in force
+            sweep = make(lm)
+            values, order = attribution(sweep, [example.answer for example in examples], heads)
         make = make if engine == "ray" else lambda lm: sweep  # what it has recorded is used again
         estimate = np.full((lm.n_layers, lm.n_heads), np.nan)
         for head, value in zip(heads, values):

@@ -31,13 +31,13 @@ import torch
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head, replacement_tables, rows_of_table
-from ga_utils.models.batches import Row, plan, read_off, span_of
+from ga_utils.models.batches import Row, in_passes, plan, read_off, span_of
 from ga_utils.models.budget import fits, halving, too_large_to_keep
 from ga_utils.models.continuation import PROBE, Span, run
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.segments import Places, Where
 from ga_utils.sweeps.partial_forward import (
-    can_enter,
+    Entrance,
     entering,
     norm_before_last_mixer,
     reading_only,
@@ -70,9 +70,8 @@ class ExactSweep:
         # A few tokens are enough to find out how the last layer is built; None: it runs whole.
         few = rows[0].ids[:PROBE]
         probe = Row(rows[0].index, rows[0].example, few, [(0, [len(few) - 1], [0])])
-        self.probe = span_of(lm, [probe], 0, None)
-        self.norm = norm_before_last_mixer(lm, self.probe)
-        self.can_enter: dict[int, bool] = {}  # layer -> whether a pass can begin there
+        self.norm = norm_before_last_mixer(lm, span_of(lm, [probe], 0, None))
+        self.enters = Entrance(lm, in_passes(lm, probe))
         self.shared: Span | None = None
         self.batches: list[list[Span]] = []
         self.baseline = np.full((1, *self.shape), np.nan)
@@ -148,15 +147,12 @@ class ExactSweep:
     def _run(self, span: Span, heads: tuple[Head, ...], cache, keep: bool):
         """`continuation.run` with a copy of the span for each head, which is disabled there."""
         layer = heads[0].layer
-        if layer not in self.can_enter:
-            self.can_enter[layer] = can_enter(self.lm, layer, self.probe)
         with ExitStack() as stack:
             edit = stack.enter_context(self.lm.edited("sweep"))
             for mixer, table in zip(self.mixers, self.tables):
                 if mixer.layer == layer:
-                    instead = rows_of_table(table, span.start, span.ids.shape[1])
-                    mixer.hook_z(edit, _disabling(mixer, heads, instead, self.places))
-            if self.can_enter[layer]:
+                    mixer.hook_z(edit, _disabling(mixer, heads, table, span.start, self.places))
+            if self.enters(layer):
                 residual = span.residual[layer].to(self.lm.device).repeat(len(heads), 1, 1)
                 stack.enter_context(entering(self.lm, layer, residual, self.returns))
             if self.norm is not None:
@@ -164,17 +160,18 @@ class ExactSweep:
             return run(self.lm, span, cache, len(heads), keep, shortened=self.norm is not None)
 
 
-def _disabling(mixer: Mixer, heads: tuple[Head, ...], instead: torch.Tensor, places: Places):
-    """A hook on z [head * row, pos, n_heads * d_head] that replaces each head's columns in its own copy of
-    the rows by those of `instead`, [pos, n_heads * d_head], at the places given."""
+def _disabling(mixer: Mixer, heads: tuple[Head, ...], table: torch.Tensor, start: int, places: Places):
+    """A hook on z [head * row, pos, n_heads * d_head], whose first position is number `start`, that replaces
+    each head's columns in its own copy of the rows by those of a replacement table, at the places given."""
 
     def disable(z):
-        z, n_rows, here, table = z.clone(), len(z) // len(heads), places.mask(z), instead.to(z)
+        z, n_rows, here = z.clone(), len(z) // len(heads), places.mask(z)
+        instead = rows_of_table(table, start, z)
         for copy, head in enumerate(heads):
             if head.head in mixer.heads:
                 rows, columns = slice(copy * n_rows, (copy + 1) * n_rows), mixer.columns(head.head)
                 mask = here if len(here) == 1 else here[rows]
-                z[rows, :, columns] = torch.where(mask, table[:, columns], z[rows, :, columns])
+                z[rows, :, columns] = torch.where(mask, instead[:, columns], z[rows, :, columns])
         return z
 
     return disable

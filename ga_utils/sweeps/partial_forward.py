@@ -57,25 +57,6 @@ def entering(lm: LM, layer: int, residual: torch.Tensor, returns: list[int]) -> 
         yield
 
 
-@torch.no_grad()
-def can_enter(lm: LM, layer: int, span: Span) -> bool:
-    """Whether `entering` at a layer gives what the whole model gives, found out by trying.
-
-    It does not where a layer is given more than the residual stream of the layers before: Gemma 3n and 4 hand
-    keys and values on, and Gemma 3n has four streams.
-    """
-    copies, residual, returns = 2, {}, [0] * lm.n_layers
-    with recording(lm, residual, returns, lm.device):
-        expected, _ = run(lm, span, copies=copies)
-    try:
-        with entering(lm, layer, residual[layer], returns):
-            logits, _ = run(lm, span, copies=copies)
-    except Exception:  # whatever such a layer raises
-        return False
-    noise = 10 * torch.finfo(expected.dtype).eps * expected.abs().max()
-    return len(residual[layer]) == copies * len(span.ids) and bool((logits - expected).abs().max() <= noise)
-
-
 def _hand_on(returns: int):
     """A layer's forward that returns its input, in the form in which the layer returns its output."""
 
@@ -92,6 +73,49 @@ def _alike(cache: Cache, i: int, first: int):
     return next(
         (layer for layer in cache.layers[first:] if type(layer) is type(cache.layers[i])), cache.layers[i]
     )
+
+
+class Entrance:
+    """At which layers a pass may begin.
+
+    Not at a layer that is given more than the residual stream and what the model computes before its layers:
+    in Gemma 3n and Gemma 4, keys and values of an earlier layer. Found out by trying, on a few tokens.
+
+    spans: a short text, in as many passes as the model can take.
+    """
+
+    def __init__(self, lm: LM, spans: list[Span]):
+        self.lm, self.spans, self.returns = lm, spans, [0] * lm.n_layers
+        self.expected: list[torch.Tensor] = []
+        self.known: dict[int, bool] = {}
+
+    def __call__(self, layer: int) -> bool:
+        if layer not in self.known:
+            self.known[layer] = self._try(layer)
+        return self.known[layer]
+
+    @torch.no_grad()
+    def _try(self, layer: int) -> bool:
+        cache = None
+        for span in [] if self.expected else self.spans:
+            with recording(self.lm, span.residual, self.returns, self.lm.device):
+                logits, cache = run(self.lm, span, cache, keep=span is not self.spans[-1])
+            self.expected.append(logits)
+        cache = None
+        for span, expected in zip(self.spans, self.expected):
+            try:
+                with entering(self.lm, layer, span.residual[layer], self.returns):
+                    logits, cache = run(self.lm, span, cache, keep=span is not self.spans[-1])
+            except Exception:  # whatever such a layer raises
+                return False
+            if span.residual[layer].ndim != 3 or (logits - expected).abs().max() > noise(expected):
+                return False
+        return True
+
+
+def noise(logits: torch.Tensor) -> torch.Tensor:
+    """How far rounding may take logits that should be the same."""
+    return 100 * torch.finfo(logits.dtype).eps * logits.abs().max()
 
 
 @contextmanager
@@ -160,5 +184,5 @@ def norm_before_last_mixer(lm: LM, span: Span) -> nn.Module | None:
             logits, _ = run(lm, span, copies=copies, shortened=True)
     except Exception:  # whatever such a layer raises
         return None
-    noise = 100 * torch.finfo(expected.dtype).eps * expected.abs().max()
-    return called[0] if logits.shape == expected.shape and (logits - expected).abs().max() < noise else None
+    same = logits.shape == expected.shape and (logits - expected).abs().max() <= noise(expected)
+    return called[0] if same else None

@@ -68,11 +68,11 @@ def _first_order(sweep: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, t
                 mixer.hook_z(edit, partial(keep_z, k=k))
             logits, _ = run(lm, span)
             examples, margin = _log_odds(span, logits[0], torch.tensor(answers))
-            gradients = torch.autograd.grad(margin.sum(), recorded)
+            gradients = _gradients(margin.sum(), recorded)
         margins[examples] = margin.detach().float().cpu()
         per_head = []
         for mixer, table, z, gradient in zip(sweep.mixers, sweep.tables, recorded, gradients):
-            change = (rows_of_table(table, 0, z.shape[1]) - z.detach()) * gradient * here[0]
+            change = (rows_of_table(table, 0, z) - z.detach()) * gradient * here[0]
             per_head.append(change.float().unflatten(-1, (mixer.n_heads, mixer.d_head)).sum(-1))
         change = torch.cat(per_head, dim=-1)  # [row, pos, head]
         read, _, example, _ = span.picks
@@ -85,6 +85,18 @@ def _first_order(sweep: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, t
     # Texts run whole: at a beginning that they share, the gradients of different examples would be one sum.
     sweep.record(share=False, forward=with_gradients)
     return margins, changes
+
+
+def _gradients(of: torch.Tensor, recorded: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients at each mixer's z; a ValueError where a layer passes none on."""
+    whole = all(part.requires_grad for part in (of, *recorded))
+    found = torch.autograd.grad(of, recorded, allow_unused=True) if whole else [None]
+    if any(gradient is None for gradient in found):
+        raise ValueError(
+            'method="screen" needs gradients, and a layer of this model passes none on, as some kinds of '
+            'quantised layers do: use method="exact"'
+        )
+    return found
 
 
 def _requiring_grad(module, args, kwargs):

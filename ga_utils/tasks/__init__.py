@@ -33,6 +33,7 @@ __all__ = [
 ENGLISH = texts.ENGLISH  # the kinds of short English texts
 
 VALUES = {"numbers": world.NUMBERS, "digits": world.NUMBERS[:10]}  # of a dictionary
+TWO_DIGITS = world.NUMBERS[10:]  # to real models, so that no number begins another one
 
 
 def mmlu(
@@ -82,17 +83,20 @@ def kv_retrieval(
     Real models read the paper's wording (`tiny.kv_memorize`). No data set is needed.
 
     Args:
-        values: "numbers": 0 to 99; to many a tokenizer two digits are two tokens. "digits": 0 to 9, so that a
-            value is one token and none begins another one.
+        values: "numbers": 0 to 99 in the tiny world, where each is one token; real models get 10 to 99,
+            because many a tokenizer splits numbers into digits, and " 5" can't be less likely than " 58",
+            which it begins. "digits": 0 to 9, so that a value is one token.
     """
     if values not in VALUES:
         raise ValueError(f"values={values!r}: expected one of {', '.join(VALUES)}")
-    most = min(len(world.NOUNS), len(VALUES[values]))
+    is_tiny = _speaks_tiny(lm)
+    ask = tiny.kv_retrieval if is_tiny else tiny.kv_memorize
+    drawn = TWO_DIGITS if values == "numbers" and not is_tiny else VALUES[values]
+    most = min(len(world.NOUNS), len(drawn))
     if not 2 <= n_pairs <= most:
         raise ValueError(f"n_pairs={n_pairs}: there are keys for 2 to {most} pairs")
-    ask = tiny.kv_retrieval if _speaks_tiny(lm) else tiny.kv_memorize
     stream = f"kv-{n_pairs}" if values == "numbers" else f"kv-{values}-{n_pairs}"
-    return _draw(stream, lambda rng: ask(rng, n_pairs, VALUES[values]), n, seed)
+    return _draw(stream, lambda rng: ask(rng, n_pairs, drawn), n, seed)
 
 
 def gsm8k(lm: LM, n: int = 200, seed: int = 0) -> list[Example]:

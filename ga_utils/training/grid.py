@@ -21,14 +21,16 @@ import torch
 from tqdm.auto import tqdm
 
 from ga_utils.tasks import world
-from ga_utils.training.grid_runs import KeptHeads, LlambaLength, Mamba2, Run, Zamba2
+from ga_utils.training.grid_runs import DeltaNet, KeptHeads, LlambaLength, Mamba2, Qwen3Next, Run, Zamba2
 
 SEEDS = (1, 2, 3)
 GRIDS: dict[str, list[Run]] = {
     "ssm_grid": [Mamba2(d_state, 4, seed) for seed in SEEDS for d_state in (4, 8, 16, 32)],
     "ssm_conv": [Mamba2(16, taps, seed) for seed in SEEDS for taps in (2, 1)],
-    "llamba_length": [LlambaLength(1, steps) for steps in (0, 300, 600, 1000, 1500, 2250, 3400, 5000)],
+    "llamba_length": [LlambaLength(1, steps) for steps in (0, 300, 600, 1000, 1500, 2250, 5000)],
     "retrieval_aware": [KeptHeads(d_state, seed) for seed in SEEDS for d_state in (8, 4, 2)],
+    "deltanet": [DeltaNet(d_state, 4, seed) for seed in SEEDS for d_state in (4, 8, 16, 32)],
+    "qwen3_next": [Qwen3Next(8, 4, seed) for seed in SEEDS],
     "zamba2": [Zamba2(seed) for seed in SEEDS],
 }
 
@@ -50,8 +52,8 @@ def settings(table: pd.DataFrame, run: Run) -> pd.Series:
     return rows
 
 
-def collected(name: str, folder: Path) -> dict[str, pd.DataFrame]:
-    """All that a grid has measured, by the ending of the table's name: now, or before, in `folder`."""
+def collect(name: str, folder: Path) -> dict[str, pd.DataFrame]:
+    """Write what a grid has measured, now or before, to its tables in `folder`, named by their endings."""
     found = {}
     for ending in ("", "_answers"):
         file, parts = folder / f"{name}{ending}.csv", []
@@ -64,6 +66,7 @@ def collected(name: str, folder: Path) -> dict[str, pd.DataFrame]:
                 parts.append(table)
         if parts:
             found[ending] = pd.concat(parts, ignore_index=True)
+            found[ending].to_csv(file, index=False)
     return found
 
 
@@ -76,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     runs, spawn = GRIDS[args.grid], multiprocessing.get_context("spawn")
-    tables = collected(args.grid, args.out)
+    tables = collect(args.grid, args.out)
     finished = tables.get(runs[0].result, pd.DataFrame(columns=list(asdict(runs[0]))))
     left = [run for run in runs if not settings(finished, run).any()]
     with (
@@ -86,8 +89,7 @@ def main() -> None:
         for future in as_completed([pool.submit(work_off, run, args.device) for run in left]):
             bar.set_postfix_str(f"last: {future.result()}")
             bar.update()
-            for ending, table in collected(args.grid, args.out).items():
-                table.to_csv(args.out / f"{args.grid}{ending}.csv", index=False)
+            collect(args.grid, args.out)
 
 
 if __name__ == "__main__":

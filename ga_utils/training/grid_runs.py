@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from ga_utils.training.measure import all_tasks
 from ga_utils.training.recipes import RUNS, save, tiny_zamba2, world_tokenizer
 from ga_utils.training.scans import fast_scans
 from ga_utils.training.stages import DISTIL, EXAM, SSM_STAGES
-from ga_utils.training.untrained import new_mamba2
+from ga_utils.training.untrained import new_deltanet, new_mamba2, new_qwen3_next
 
 N = 300  # questions of each task to a finished model
 
@@ -59,8 +60,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Mamba2(Run):
-    """Mamba-2 from scratch, trained until it stops getting better.
+class FromScratch(Run):
+    """A model of the recurrent kind, trained until it stops getting better.
 
     1. The first three SSM_STAGES: induction, looking up, options.
     2. EXAM at a constant rate. Every 300 steps KV accuracy is measured: the mean over 4, 8, 16 and 32
@@ -73,7 +74,6 @@ class Mamba2(Run):
     taps: int
     seed: int
 
-    kind: ClassVar[str] = "mamba2"
     result: ClassVar[str] = "_answers"
     LR: ClassVar[float] = 3e-3
     ROWS: ClassVar[int] = 10  # half of the usual batch: a grid has many runs
@@ -84,6 +84,9 @@ class Mamba2(Run):
     COOLDOWN: ClassVar[int] = 600
     RULE_SEED: ClassVar[int] = 77_001
     RULE_PAIRS: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
+
+    def compiles(self, device: str) -> bool:
+        return device == "cpu"
 
     def stages(self, steps: int) -> list[Stage]:
         """The curriculum, and after it the exam for all other of these steps."""
@@ -108,14 +111,12 @@ class Mamba2(Run):
 
     def work(self, device: str = "cpu") -> None:
         tokenizer = world_tokenizer()
-        model = new_mamba2(tokenizer, self.seed, self.d_state, self.taps).to(device)
+        model = self.new(tokenizer, self.seed, self.d_state, self.taps).to(device)
         lm, writer, stream = wrap(model, tokenizer), Writer(tokenizer), f"grid-{self.seed}"
         state = TrainingState(model, optimizers(model, self.LR), self.folder)
 
         def train_to(steps: int, cooldown: int) -> None:
-            # With a state of 32, torch 2.13 compiles a backward pass that gives NaN from the first step on.
-            faster = compiled(model) if device == "cpu" and self.d_state < 32 else nullcontext()
-            with fast_scans(), faster:
+            with fast_scans(), compiled(model) if self.compiles(device) else nullcontext():
                 train(state, self.stages(steps), self.LR, stream, writer, cooldown=cooldown)
 
         curve_file = self.folder / "table.csv"
@@ -131,6 +132,32 @@ class Mamba2(Run):
         scores = {name: evaluate(lm, examples) for name, examples in all_tasks(lm, N).items()}
         answers = {name: "".join("01"[int(right)] for right in s.correct) for name, s in scores.items()}
         self.write([{"steps": steps + self.COOLDOWN} | answers], "_answers")
+
+
+@dataclass(frozen=True)
+class Mamba2(FromScratch):
+    kind: ClassVar[str] = "mamba2"
+    new: ClassVar[Callable] = staticmethod(new_mamba2)
+
+    def compiles(self, device: str) -> bool:
+        # With a state of 32, torch 2.13 compiles a backward pass that gives NaN from the first step on.
+        return device == "cpu" and self.d_state < 32
+
+
+@dataclass(frozen=True)
+class DeltaNet(FromScratch):
+    kind: ClassVar[str] = "deltanet"
+    new: ClassVar[Callable] = staticmethod(new_deltanet)
+
+
+@dataclass(frozen=True)
+class Qwen3Next(FromScratch):
+    """The hybrid: full attention in its last layer. Its state and convolution have one size only."""
+
+    kind: ClassVar[str] = "qwen3next"
+    new: ClassVar[Callable] = staticmethod(
+        lambda tokenizer, seed, d_state, taps: new_qwen3_next(tokenizer, seed)
+    )
 
 
 def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:

@@ -79,8 +79,13 @@ class TrainingState:
 def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' projections, AdamW for everything else that is to be trained."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    hidden = [p for name, p in parameters.items() if ".layers." in name and name.endswith("proj.weight")]
-    rest = [p for name, p in parameters.items() if not (".layers." in name and name.endswith("proj.weight"))]
+    projections = [
+        name
+        for name, p in parameters.items()
+        if ".layers." in name and "proj" in name.split(".")[-2] and p.ndim == 2 and len(p) > 1
+    ]
+    hidden = [parameters[name] for name in projections]
+    rest = [p for name, p in parameters.items() if name not in projections]
     return [
         torch.optim.Muon(hidden, lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=lr, weight_decay=0.01, betas=(0.9, 0.98)),

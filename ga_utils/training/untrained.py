@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 from transformers import (
     FalconMambaConfig,
     FalconMambaForCausalLM,
@@ -14,6 +15,8 @@ from transformers import (
     Mamba2ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
     Zamba2Config,
     Zamba2ForCausalLM,
 )
@@ -101,6 +104,52 @@ def new_zamba2(tokenizer: PreTrainedTokenizerBase, seed: int) -> Zamba2ForCausal
     return model
 
 
+def new_deltanet(
+    tokenizer: PreTrainedTokenizerBase, seed: int, d_state: int = 8, taps: int = 4
+) -> Qwen3NextForCausalLM:
+    """Gated DeltaNet: `new_mamba2` with another way of writing into the state; 0.52 M parameters.
+
+    As many heads and layers, as wide values, and keys of `d_state` that all heads share, as they share
+    Mamba-2's B: so as many numbers are kept. Hugging Face's layer has an MLP behind each mixer, which Mamba-2
+    has not; here it is one unit wide.
+    """
+    return _qwen3_next(tokenizer, seed, ["linear_attention"] * 4, d_state, taps, mlp=1)
+
+
+def new_qwen3_next(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3NextForCausalLM:
+    """Three Gated DeltaNet layers, then one of full attention, as in Qwen3-Next, but without its experts;
+    0.74 M parameters."""
+    return _qwen3_next(tokenizer, seed, ["linear_attention"] * 3 + ["full_attention"], 8, 4, mlp=128)
+
+
+def _qwen3_next(tokenizer, seed: int, layers: list[str], d_state: int, taps: int, mlp: int):
+    config = Qwen3NextConfig(
+        num_hidden_layers=len(layers),
+        layer_types=layers,
+        hidden_size=128,
+        intermediate_size=mlp,
+        num_experts=0,
+        linear_num_key_heads=1,
+        linear_num_value_heads=4,
+        linear_key_head_dim=d_state,
+        linear_value_head_dim=64,
+        linear_conv_kernel_dim=taps,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+        attn_implementation="eager",
+        **_vocabulary(tokenizer),
+    )
+    torch.manual_seed(seed)
+    model = Qwen3NextForCausalLM(config)
+    start_as_mamba2(model)
+    relate_embeddings(model, tokenizer)
+    lengthen_memory(model)
+    return model
+
+
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict:
     return {
         "vocab_size": len(tokenizer),
@@ -118,6 +167,23 @@ def relate_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     colon = torch.randn(embedding.shape[1]) * model.config.initializer_range
     for word in [*world.NOUNS, *world.PEOPLE]:
         embedding[vocab[f"{word}:"]] = embedding[vocab[word]] + colon
+
+
+@torch.no_grad()
+def start_as_mamba2(model: PreTrainedModel) -> None:
+    """PyTorch's own start for convolutions and for what writes to the residual stream, the latter divided by
+    the square root of the number of layers, as in Hugging Face's Mamba-2.
+
+    Hugging Face draws all of Qwen3-Next with one standard deviation. With 0.02, values are so small that the
+    norm behind the state stifles them; with 0.1, layers write so much that tokens drown in it. With neither
+    had a dictionary been learned after 700 steps.
+    """
+    for name, module in model.named_modules():
+        writes = name.endswith(("out_proj", "o_proj", "down_proj"))
+        if writes or isinstance(module, nn.Conv1d):
+            module.reset_parameters()
+        if writes:
+            module.weight /= math.sqrt(model.config.num_hidden_layers)
 
 
 @torch.no_grad()

@@ -1,0 +1,114 @@
+"""Gated DeltaNet's matrix against Hugging Face's own recurrent form, and against the paper's in float64."""
+
+import importlib
+from unittest import mock
+
+import families
+import pytest
+import torch
+from test_ssm import run
+
+import ga_utils as ga
+from ga_utils.ssm import conv_inputs, gated, scan_of
+
+LENGTHS = [1, 2, 63, 64, 65, 300]
+
+
+def deltanets(lm):
+    return [mixer for mixer in lm.mixers if mixer.kind == "deltanet"]
+
+
+def operands(mixer, hidden):
+    """q, k, v, g and beta as Hugging Face's own layer hands them to its scan."""
+    module, seen = importlib.import_module(type(mixer.module).__module__), []
+    scan = module.torch_chunk_gated_delta_rule
+
+    def noting(q, k, v, *args, **how):
+        seen.append((q, k, v, how["g"], how["beta"]))
+        return scan(q, k, v, *args, **how)
+
+    # transformers before 5.18 binds the function to the layer, later ones look it up by name
+    with mock.patch.object(module, "torch_chunk_gated_delta_rule", noting), torch.no_grad():
+        if hasattr(mixer.module, "chunk_gated_delta_rule"):
+            with mock.patch.object(mixer.module, "chunk_gated_delta_rule", noting):
+                mixer.module(hidden[None])
+        else:
+            mixer.module(hidden[None])
+    return seen[0], module.torch_recurrent_gated_delta_rule
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("family", families.DELTANETS)
+def test_the_matrix_is_what_unit_impulses_bring_out_of_the_recurrent_form(family, length, tokenizer):
+    lm = families.build(family, tokenizer)
+    for mixer in deltanets(lm):
+        hidden = torch.randn(length, 32)
+        (q, k, v, g, beta), recurrent = operands(mixer, hidden)
+        impulses = torch.eye(length).expand(1, mixer.n_heads, -1, -1).transpose(1, 2)  # v[t] of a head is e_t
+        expected = recurrent(q, k, impulses, g=g, beta=beta, use_qk_l2norm_in_kernel=True)[0][0]
+        scan = scan_of(mixer.module, hidden)
+        M = scan.matrix(mixer.heads)
+        assert (M.transpose(0, 1) - expected).abs().max() < 1e-4
+        assert torch.equal(M, M.tril())
+        first = length // 2
+        assert torch.allclose(scan.matrix([2, 0], first), M[[2, 0], first:], atol=1e-6)
+        assert torch.allclose(scan.x, v[0], atol=1e-6)
+
+
+def by_the_paper(scan, heads, state=None):
+    """Equation 10 of arXiv 2412.06464, step by step: outputs [pos, head, d_head] and the last state."""
+    S = torch.zeros(len(heads), scan.x.shape[-1], scan.k.shape[-1], dtype=scan.x.dtype)
+    S, one = S if state is None else state, torch.eye(scan.k.shape[-1], dtype=scan.x.dtype)
+    outputs = []
+    for t in range(len(scan.x)):
+        k, q = (part[t, [scan.group(head) for head in heads]] for part in (scan.k, scan.q))
+        beta, alpha = scan.beta[t, heads, None, None], scan.log_alpha[t, heads, None, None].exp()
+        erased = one - beta * torch.einsum("hn,hm->hnm", k, k)
+        S = alpha * S @ erased + beta * torch.einsum("hd,hn->hdn", scan.x[t, heads], k)
+        outputs.append(torch.einsum("hdn,hn->hd", S, q))
+    return torch.stack(outputs), S
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [2, 65, 300])
+@pytest.mark.parametrize("family", families.DELTANETS)
+def test_matrix_state_and_continuation_are_the_papers_recurrence_in_float64(family, length, tokenizer):
+    lm = families.build(family, tokenizer, torch.float64)
+    for mixer in deltanets(lm):
+        scan, heads = scan_of(mixer.module, torch.randn(length, 32, dtype=torch.float64)), [3, 1]
+        expected, state = by_the_paper(scan, heads)
+        M = scan.matrix(heads)
+        assert (torch.einsum("hts,shd->thd", M, scan.x[:, heads]) - expected).abs().max() < 1e-9
+        assert (scan.state(heads) - state).abs().max() < 1e-9
+        again = by_the_paper(scan, heads, state)[0]
+        assert (scan.resumed(heads, state) - again).abs().max() < 1e-9
+        assert scan.beta.max() > 1 or family != "olmo_hybrid" or length < 65  # its betas go up to 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", families.DELTANETS)
+def test_convolution_matrix_and_gate_make_z(family, tokenizer):
+    lm = families.build(family, tokenizer)
+    for mixer in deltanets(lm):
+        hidden = torch.randn(20, 32)
+        scan = scan_of(mixer.module, hidden)
+        o = torch.einsum("hts,shd->thd", scan.matrix(mixer.heads), scan.x).flatten(1)
+        torch.testing.assert_close(gated(mixer.module, hidden, o), run(mixer, hidden), atol=1e-4, rtol=1e-4)
+        before = conv_inputs(mixer.module, hidden)[9:12]  # the three positions before the twelfth
+        rest = scan_of(mixer.module, hidden[12:], before)
+        torch.testing.assert_close(rest.k, scan.k[12:], atol=1e-5, rtol=1e-5)
+
+
+def test_maps_scores_and_states_of_a_hybrid(tokenizer):
+    """Through the public functions: a linear layer's map, its scores, and its state exchanged."""
+    lm = families.build("qwen3_next", tokenizer)
+    prompt = ga.tasks.mmlu(lm, n=1)[0].prompt
+    A = ga.attention_map(lm, prompt, 1, heads=[2])
+    assert torch.allclose(A, ga.scan(lm, prompt, 1).matrix([2]), atol=1e-6)
+    examples = ga.tasks.kv_retrieval(lm, n_pairs=2, n=4, seed=1)
+    others = ga.tasks.kv_retrieval(lm, n_pairs=2, n=4, seed=2)
+    at = [lambda e: [len(lm.encode(e.prompt)[0]) - 3]] * 2
+    same = ga.patch_state(lm, ["L1H0"], examples, examples, at[0])
+    plain, moved = ga.evaluate(lm, examples), ga.patch_state(lm, ["L1H0"], examples, others, at[0])
+    assert abs(same.logprobs - plain.logprobs).max() < 1e-4 < abs(moved.logprobs - plain.logprobs).max()
