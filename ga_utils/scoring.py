@@ -126,11 +126,10 @@ def warn_of_beginnings(rows: list[Row]) -> None:
     """Warn of examples in which the tokens of one choice begin another's: the longer one can never win."""
     found = []
     for index, of in groupby(rows, key=lambda row: row.index):
-        texts = [
-            (text, row.example.choices[choice])
-            for row in of
-            for text, (choice, *_) in zip(row.texts, row.reads)
-        ]
+        texts = []
+        for row in of:
+            choices = row.example.choices
+            texts += [(text, choices[choice]) for text, (choice, *_) in zip(row.texts, row.reads)]
         # Sorted, a text stands right before the first of those that it begins.
         pairs = pairwise(sorted(texts))
         found += [(index, a, b) for (short, a), (long, b) in pairs if long[: len(short)] == short][:1]

@@ -400,7 +400,7 @@ GEMMA = {
     "sliding_window": 16,
 }
 INKLING = {"head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8}
-NOT_ALONE = {  # layers given more than the residual stream, or whose values have a width of their own
+NOT_ALONE = {  # layers that are given more than the residual stream, or whose values have their own width
     "gemma3n_text": GEMMA
     | {"num_hidden_layers": 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
     "gemma4_text": GEMMA | {"num_hidden_layers": 4, "global_head_dim": 16},
@@ -425,7 +425,7 @@ def given_more(family: str, tokenizer) -> ga.LM:
 @torch.no_grad()
 @pytest.mark.parametrize("family", NOT_ALONE)
 def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer):
-    """Per-layer inputs, keys and values of earlier layers, latent attention: as by Hugging Face's forward."""
+    """Per-layer inputs, keys and values of earlier layers, latent attention: all as Hugging Face has it."""
     lm = given_more(family, tokenizer)
     examples = ga.tasks.kv_retrieval(lm, n_pairs=4, n=2) + ga.tasks.knowledge(lm, n=2)
     baseline = [by_hand.logprobs(lm, example) for example in examples]

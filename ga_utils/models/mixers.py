@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
-from threading import RLock
 from weakref import WeakSet
 
 import torch
@@ -30,20 +29,19 @@ class Uncompiled:
     """
 
     def __init__(self):
-        self.lock, self.edits = RLock(), WeakSet()
-        self.stance: AbstractContextManager | None = None  # knows torch's stance from before
+        # No lock: a Ctrl-C right after it was taken would leave it so, and the next edit would wait forever.
+        self.edits: WeakSet[Edit] = WeakSet()
 
     def hold(self, edit: Edit) -> None:
-        with self.lock:
-            self.edits.add(edit)
-            self.stance = self.stance or torch.compiler.set_stance("force_eager")
+        self.edits.add(edit)
+        torch.compiler.set_stance("force_eager")
 
     def release(self, edit: Edit) -> None:
-        with self.lock:
+        """Afterwards torch compiles as it does by default, where no other edit is in force."""
+        if edit in self.edits:
             self.edits.discard(edit)
-            if self.stance and not self.edits:
-                self.stance.__exit__(None, None, None)
-                self.stance = None
+            if not self.edits:
+                torch.compiler.set_stance("default")
 
 
 UNCOMPILED = Uncompiled()
