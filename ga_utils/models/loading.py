@@ -15,6 +15,7 @@ from threading import Lock
 import numpy as np
 import pandas as pd
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
@@ -217,7 +218,7 @@ def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
         if getattr(config, "num_kv_shared_layers", 0) and n_layers < config.num_hidden_layers:
             raise ValueError("its last layers use keys and values of earlier ones")
         return type(config).from_dict(values)
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         raise ValueError(
             f"the first {n_layers} layers of a {config.model_type} can't be loaded alone ({error}): load all "
             "of it, and use ga.truncate"
