@@ -34,13 +34,20 @@ class Score:
 
     @classmethod
     def of(cls, logprobs: np.ndarray, examples: list[Example]) -> Score:
-        """The score that these log-probabilities give; raises a ValueError that names an example with a
-        NaN.
+        """The score that these log-probabilities give.
+
+        Raises:
+            ValueError: names an example with a NaN, or with no choice that is possible.
         """
         for index, (found, example) in enumerate(zip(logprobs, examples)):
-            if np.isnan(found[: len(example.choices)]).any():
+            found = found[: len(example.choices)]
+            if np.isnan(found).any() or np.isposinf(found).any():
                 raise ValueError(
                     f"the model gives no number (NaN) on example {index}: did 16-bit activations overflow?"
+                )
+            if np.isneginf(found).all():
+                raise ValueError(
+                    f"every choice of example {index} has probability 0, so none is the likeliest"
                 )
         answers = np.array([example.answer for example in examples])
         return cls(np.nanargmax(logprobs, axis=1) == answers, logprobs, answers)
@@ -126,10 +133,11 @@ def warn_of_beginnings(rows: list[Row]) -> None:
     """Warn of examples in which the tokens of one choice begin another's: the longer one can never win."""
     found = []
     for index, of in groupby(rows, key=lambda row: row.index):
-        texts = []
-        for row in of:
-            choices = row.example.choices
-            texts += [(text, choices[choice]) for text, (choice, *_) in zip(row.texts, row.reads)]
+        texts = [
+            (text, row.example.choices[choice])
+            for row in of
+            for text, (choice, *_) in zip(row.texts, row.reads)
+        ]
         # Sorted, a text stands right before the first of those that it begins.
         pairs = pairwise(sorted(texts))
         found += [(index, a, b) for (short, a), (long, b) in pairs if long[: len(short)] == short][:1]

@@ -116,8 +116,8 @@ def test_2_where_prompt_and_choice_meet(bos, eos):
             ga.Example(prompt, tuple(space + choice for choice in choices), 1, "space in the choice"),
         ):
             np.testing.assert_allclose(ga.evaluate(lm, [example]).logprobs[0], right, atol=1e-4)
-    # "F" + "rance" is one token with the space before it: as the harness does, the prompt is read as it
-    # stands alone, and as many tokens of the whole text are skipped as it has.
+    # "F" + "rance" is one token with the space before it. As in the harness, the prompt is read as it stands
+    # alone, and as many tokens of the whole text are skipped as it has.
     before, *wholes = bare(["The F", "The France is Paris", "The Fog is"]).input_ids
     assert wholes[0][: len(before)] != before
     right = [logprob(lm, begin + before, whole[len(before) :]) for whole in wholes]
@@ -231,7 +231,7 @@ def test_4_hooks_are_called_in_a_compiled_model(family, way, tokenizer):
 
 
 class Packed(torch.nn.Module):
-    """A linear map that keeps its weight as two 4-bit numbers a byte, and a scale a row: [in / 2, out]."""
+    """A linear map that keeps its weight as two 4-bit numbers a byte, [in / 2, out], and a scale a row."""
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
@@ -400,7 +400,7 @@ GEMMA = {
     "sliding_window": 16,
 }
 INKLING = {"head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8}
-NOT_ALONE = {  # layers that are given more than the residual stream, or whose values have their own width
+NOT_ALONE = {  # layers given more than the residual stream, or whose values have a width of their own
     "gemma3n_text": GEMMA
     | {"num_hidden_layers": 4, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 4},
     "gemma4_text": GEMMA | {"num_hidden_layers": 4, "global_head_dim": 16},
@@ -425,7 +425,7 @@ def given_more(family: str, tokenizer) -> ga.LM:
 @torch.no_grad()
 @pytest.mark.parametrize("family", NOT_ALONE)
 def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer):
-    """Per-layer inputs, keys and values of earlier layers, latent attention: all as Hugging Face has it."""
+    """Per-layer inputs, keys and values of earlier layers, latent attention: as by Hugging Face's forward."""
     lm = given_more(family, tokenizer)
     examples = ga.tasks.kv_retrieval(lm, n_pairs=4, n=2) + ga.tasks.knowledge(lm, n=2)
     baseline = [by_hand.logprobs(lm, example) for example in examples]
@@ -474,3 +474,42 @@ def test_7_layers_that_would_be_seen_only_in_part_are_refused(tokenizer):
     )
     with pytest.raises(ValueError, match=message):
         families.build("recurrent_gemma", tokenizer, **families.ATTENTION | more)
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+@pytest.mark.parametrize("layer_of_nan", [0, 2], ids=["first layer", "last layer"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=["NaN", "inf"])
+@pytest.mark.parametrize("place", ["prompt's end", "inside a choice"])
+def test_8_a_number_that_is_none_in_one_choice_alone_is_named(place, value, layer_of_nan, family, tokenizer):
+    """As where 16 bits overflow at one token; the rest of the choice must not hide it."""
+    lm = families.build(family, tokenizer)
+    long = "apple: 17\n" * 6
+    fine = ga.Example(f"{long}lamp:", (" river amber wolf", " river salt wolf"), 0, "t")
+    bad = ga.Example(f"{long}lamp:", (" river stone wolf moon", " amber river"), 1, "t")
+    at = tokenizer.convert_tokens_to_ids("lamp:" if place == "prompt's end" else "stone")
+    here = []
+
+    def note(module, args, kwargs):
+        here[:] = [kwargs["input_ids"] == at]
+
+    def overflow(module, args, output):
+        return torch.where(here[0].unsqueeze(-1), value, output)
+
+    lm.model.register_forward_pre_hook(note, with_kwargs=True)
+    lm.layers[layer_of_nan].register_forward_hook(overflow)
+    examples = [fine, bad] if place == "inside a choice" else [bad]
+    said = rf"the model gives no number \(NaN\) on example {len(examples) - 1}"
+    for run in (ga.evaluate, lambda *args: ga.sweep_heads(*args, ["L0H0"], progress=False)):
+        with pytest.raises(ValueError, match=said):
+            run(lm, examples)
+
+
+def test_8_choices_that_are_all_impossible_are_no_answer(tokenizer):
+    lm = llama(tokenizer)
+    with torch.no_grad():
+        lm.model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(tokenizer)))
+        lm.model.lm_head.bias[tokenizer.convert_tokens_to_ids(["A", "B"])] = -torch.inf
+    one = ga.Example("Answer:", (" A", " C"), 1, "t")
+    assert ga.evaluate(lm, [one]).accuracy == 1
+    with pytest.raises(ValueError, match="every choice of example 1 has probability 0"):
+        ga.evaluate(lm, [one, ga.Example("Answer:", (" A", " B"), 0, "t")])

@@ -275,14 +275,19 @@ def run_batch(lm: LM, batch: list[Span], cache=None, copies: int = 1) -> Iterato
 
 def read_off(span: Span, logits: torch.Tensor, found: np.ndarray) -> None:
     """Add the log-probabilities of a span's answers to `found`, [copy, n_examples, n_choices], where a choice
-    that nothing was added to yet is NaN.
+    that nothing was added to yet is NaN, and one to which the model gave no number is infinite.
 
     logits: [copy, read, vocabulary].
     """
-    read, token, example, choice = span.picks
+    read, token = span.picks[:2].to(logits.device)
+    example, choice = span.picks[2:].numpy()
     logp = logits.float().log_softmax(-1)
-    each = logp[:, read.to(logp.device), token.to(logp.device)].double().cpu().numpy()
+    each = logp[:, read, token].double().cpu().numpy()
     for sums, values in zip(found, each):
         fresh = np.isnan(sums[example, choice])
         sums[example[fresh], choice[fresh]] = 0
-        np.add.at(sums, (example.numpy(), choice.numpy()), values)
+        np.add.at(sums, (example, choice), values)
+        broken = np.isnan(
+            sums[example, choice]
+        )  # the model's own NaN, which must not look like a fresh start
+        sums[example[broken], choice[broken]] = np.inf

@@ -175,8 +175,8 @@ def start_as_mamba2(model: PreTrainedModel) -> None:
     the square root of the number of layers, as in Hugging Face's Mamba-2.
 
     Hugging Face draws all of Qwen3-Next with one standard deviation. With 0.02, values are so small that the
-    norm behind the state stifles them; with 0.1, layers write so much that tokens drown in it. With neither
-    had a dictionary been learned after 700 steps.
+    norm behind the state stifles them; with 0.1, layers write so much that tokens drown in it. With this
+    start a run with `d_state` 16 knew letters after 2,050 steps, and dictionaries not even after 3,850.
     """
     for name, module in model.named_modules():
         writes = name.endswith(("out_proj", "o_proj", "down_proj"))
