@@ -18,6 +18,7 @@ from ga_utils.heads import Head, check_heads
 from ga_utils.models.batches import rows_of
 from ga_utils.models.budget import fits, halving, is_long
 from ga_utils.models.deltanet import DeltaScan
+from ga_utils.models.device import weights_of
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.patterns import Enough, read_patterns, run_for_hooks
 from ga_utils.segments import Segment, positions, segments
@@ -62,9 +63,9 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     if size > LARGEST:
         raise ValueError(
             f"maps of {len(heads)} heads of layer {layer} on {length} tokens would take {size / 1e9:.0f} GB: "
-            "name some, heads=[0, 1]"
+            + ("name some, heads=[0, 1]" if len(heads) > 1 else "shorten the prompt")
         )
-    maps = torch.empty(len(heads), length, length)
+    maps = torch.empty(len(heads), length, length, dtype=torch.float32)
 
     def keep(mixer: Mixer, some: list[int], i: int, A: torch.Tensor) -> None:
         for row, head in enumerate(heads):
@@ -90,7 +91,8 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan | DeltaScan:
     found: list[Scan] = []
 
     def before(module, args, kwargs):
-        found.append(scan_of(module, mixer_input(args, kwargs)[0]))
+        with weights_of(module):
+            found.append(scan_of(module, mixer_input(args, kwargs)[0]))
         raise Enough
 
     with lm.edited("reading") as edit:
@@ -202,6 +204,8 @@ def mean_ratio(right: np.ndarray, of_all: np.ndarray) -> np.ndarray:
 
 def shares(A: torch.Tensor) -> torch.Tensor:
     """|A| with every row divided by its sum: makes implicit attention comparable with softmax attention.
+
+    Softmax attention needs it only for its shape: what an attention sink takes is divided away.
 
     Args:
         A: [n_heads, query, key].

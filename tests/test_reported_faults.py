@@ -468,19 +468,20 @@ def test_7_layers_that_are_given_more_than_the_residual_stream(family, tokenizer
         torch.testing.assert_close(found, lm.model(ids, use_cache=False).logits)
         for handle in handles:
             handle.remove()
-    if family != "inkling_text":  # its maps lack the position biases: see test_11
-        maps = [ga.attention_map(lm, examples[0].prompt, layer) for layer in range(lm.n_layers)]
-        lm.model.set_attn_implementation("eager")
-        theirs = lm.model(ids, use_cache=False, output_attentions=True).attentions
-        for ours, right in zip(maps, theirs, strict=True):
-            torch.testing.assert_close(ours, right[0].float())
+    maps = [ga.attention_map(lm, examples[0].prompt, layer) for layer in range(lm.n_layers)]
+    lm.model.set_attn_implementation("eager")
+    theirs = lm.model(ids, use_cache=False, output_attentions=True).attentions
+    for ours, right in zip(maps, theirs, strict=True):
+        torch.testing.assert_close(ours, right[0].float())
 
 
 def test_7_layers_that_would_be_seen_only_in_part_are_refused(tokenizer):
-    with pytest.raises(
-        ValueError, match="not supported: .* RecurrentGemmaDecoderLayer of temporal_pre_norm, "
-    ):
-        families.build("recurrent_gemma", tokenizer, **families.ATTENTION, num_hidden_layers=3, lru_width=32)
+    more = {"num_hidden_layers": 3, "lru_width": 32}
+    message = (
+        "is not supported: .* layer 0 is a RecurrentGemmaDecoderLayer of temporal_pre_norm, temporal_block"
+    )
+    with pytest.raises(ValueError, match=message):
+        families.build("recurrent_gemma", tokenizer, **families.ATTENTION | more)
 
 
 @pytest.mark.parametrize("family", ["llama", "mamba"])

@@ -200,8 +200,14 @@ def _batches(
 def span_of(
     lm: LM, rows: list[Row], start: int, stop: int | None, parents: list[int] | None = None, n_before: int = 1
 ) -> Span:
-    """Tokens `start` to `stop` of the rows, and what is read off there."""
+    """Tokens `start` to `stop` of the rows, and what is read off there.
+
+    Raises:
+        ValueError: a token for which the model has no embedding.
+    """
     parts = [row.ids[start:stop] for row in rows]
+    read = (tokens for row in rows for _, _, tokens in row.reads)
+    lm.check_tokens(token for some in (*(row.ids for row in rows), *read) for token in some)
     ids = torch.zeros(len(rows), max(map(len, parts)), dtype=torch.long)
     for i, part in enumerate(parts):
         ids[i, : len(part)] = torch.tensor(part)

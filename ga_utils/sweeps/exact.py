@@ -12,6 +12,8 @@ only where an answer is read.
       ...                     ▼               ▼   ▼   ▼
     logits    where answers are read        where answers are read
 
+Where a layer is given more than the residual stream, passes begin at the first layer.
+
 What texts share is run once, as in `evaluate`: a prompt for all its choices, few-shot examples for all
 prompts.
 

@@ -168,7 +168,7 @@ def reading_only(lm: LM, norm: nn.Module, span: Span, copies: int) -> Iterator[N
     whole: list[torch.Tensor] = []
 
     def at_reads(x):
-        return x[rows, position.repeat(copies)][None]
+        return x[rows.to(x.device), position.repeat(copies).to(x.device)][None]
 
     def shorten(module, args, kwargs):
         whole.append(args[0] if args else kwargs["hidden_states"])
