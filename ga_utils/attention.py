@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 from ga_utils.examples import Example
 from ga_utils.heads import Head, check_heads
 from ga_utils.models.batches import rows_of
-from ga_utils.models.budget import fits, halving
+from ga_utils.models.budget import fits, halving, is_long
 from ga_utils.models.deltanet import DeltaScan
+from ga_utils.models.device import weights_of
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.patterns import Enough, read_patterns, run_for_hooks
 from ga_utils.segments import Segment, positions, segments
@@ -62,9 +63,9 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
     if size > LARGEST:
         raise ValueError(
             f"maps of {len(heads)} heads of layer {layer} on {length} tokens would take {size / 1e9:.0f} GB: "
-            "name some, heads=[0, 1]"
+            + ("name some, heads=[0, 1]" if len(heads) > 1 else "shorten the prompt")
         )
-    maps = torch.empty(len(heads), length, length)
+    maps = torch.empty(len(heads), length, length, dtype=torch.float32)
 
     def keep(mixer: Mixer, some: list[int], i: int, A: torch.Tensor) -> None:
         for row, head in enumerate(heads):
@@ -90,7 +91,8 @@ def scan(lm: LM, prompt: str, layer: int) -> Scan | DeltaScan:
     found: list[Scan] = []
 
     def before(module, args, kwargs):
-        found.append(scan_of(module, mixer_input(args, kwargs)[0]))
+        with weights_of(module):
+            found.append(scan_of(module, mixer_input(args, kwargs)[0]))
         raise Enough
 
     with lm.edited("reading") as edit:
@@ -203,6 +205,8 @@ def mean_ratio(right: np.ndarray, of_all: np.ndarray) -> np.ndarray:
 def shares(A: torch.Tensor) -> torch.Tensor:
     """|A| with every row divided by its sum: makes implicit attention comparable with softmax attention.
 
+    Softmax attention needs it only for its shape: what an attention sink takes is divided away.
+
     Args:
         A: [n_heads, query, key].
     """
@@ -260,7 +264,7 @@ def _over_examples(
     with tqdm(total=len(examples), desc="attention", disable=not progress, leave=False) as bar:
         while waiting:
             with halving(lm):
-                batch = _first_that_fit(lm, waiting, len(texts[waiting[0]]))
+                batch = waiting[: _that_fit(lm, [len(texts[number]) for number in waiting])]
 
                 def add(mixer: Mixer, some: list[int], i: int, A: torch.Tensor, batch=batch):
                     A = A if mixer.kind == "attention" else shares(A)
@@ -274,9 +278,13 @@ def _over_examples(
     return found
 
 
-def _first_that_fit(lm: LM, waiting: list[int], width: int) -> list[int]:
-    """As many of the waiting prompts, of at most `width` tokens, as may be read together; at least one."""
-    size = 1
-    while size < len(waiting) and fits(lm, size + 1, width, 0):
+def _that_fit(lm: LM, lengths: list[int]) -> int:
+    """How many of these texts, the longest first, may be read together; at least one."""
+    size, width = 1, lengths[0]
+    while (
+        size < len(lengths)
+        and fits(lm, size + 1, width, 0)
+        and is_long(lm, lengths[size]) == is_long(lm, width)
+    ):
         size += 1
-    return waiting[:size]
+    return size

@@ -17,6 +17,7 @@ import torch
 
 from ga_utils.examples import Example
 from ga_utils.models.batches import rows_of
+from ga_utils.models.device import fetched
 from ga_utils.models.lm import LM
 from ga_utils.models.mixers import weight_of
 from ga_utils.segments import positions
@@ -58,8 +59,9 @@ def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Ten
         raise ValueError(
             "choices that differ in more than their last token have no single logit: use letters"
         )
+    lm.check_tokens(token for text in row.texts for token in text)
     (last,), z, into_norm = positions(lm, example, "last"), {}, []
-    with lm.edited("reading") as edit:
+    with lm.edited("reading") as edit, lm.evaluating():
         for mixer in lm.mixers:
             mixer.hook_z(edit, lambda whole, layer=mixer.layer: z.update({layer: whole[0, last].clone()}))
         norm = lm.decoder.norm
@@ -67,10 +69,11 @@ def last_z(lm: LM, example: Example) -> tuple[dict[int, torch.Tensor], torch.Ten
         logits = lm.model(torch.tensor([row.ids], device=lm.device)).logits[0, last]
     residual, tokens = into_norm[0], [tokens[-1] for _, _, tokens in row.reads]
     epsilon = getattr(norm, "variance_epsilon", 0)  # Gemma's norms have none, and are refused below
+    gain = fetched(norm) if hasattr(norm, "weight") else 0
     scale = torch.rsqrt(residual.square().mean() + epsilon)
-    readout = weight_of(lm.model.get_output_embeddings())[tokens] * norm.weight * scale
+    readout = weight_of(lm.model.get_output_embeddings())[tokens] * gain * scale
     off = (readout @ residual - logits[tokens]).abs().max()
-    if off > 100 * torch.finfo(logits.dtype).eps * max(1, logits.abs().max()):
+    if off > min(100 * torch.finfo(logits.dtype).eps, 0.05) * max(1, logits.abs().max()):
         raise ValueError(
             f"the logits of a {type(lm.model).__name__} are not its output head times Llama's RMSNorm (they "
             f"differ by {off:.2g}): its final norm, a {type(norm).__name__}, is another one, or logits are "

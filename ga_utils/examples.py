@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Example:
     """One question: a model reads `prompt`, and should find `choices[answer]` the likeliest continuation.
 
+    prompt: text; `lm.chat(messages)` makes it of a conversation.
     choices: texts that may follow the prompt, each with the space in front that belongs there.
     task: names the kind of question.
     given: for each choice a text that is read between prompt and choice and not scored. Only Winogrande has
@@ -22,6 +23,11 @@ class Example:
     given: tuple[str, ...] = ()
 
     def __post_init__(self):
+        if not isinstance(self.prompt, str):
+            raise ValueError(
+                f"prompt={self.prompt!r:.60}: expected text; write a conversation as text with "
+                "lm.chat(messages)"
+            )
         if len(self.choices) < 2:
             raise ValueError(f"an Example needs at least two choices, got {self.choices!r}")
         if self.given and len(self.given) != len(self.choices):

@@ -9,7 +9,7 @@ removes what a broken-off cell may have left.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,11 @@ from functools import partial
 import torch
 
 from ga_utils.examples import Example
-from ga_utils.models.batches import Row, span_of
-from ga_utils.models.budget import fits, halving
-from ga_utils.models.continuation import run
+from ga_utils.models.batches import Row
 from ga_utils.models.lm import LM, Mixer
-from ga_utils.models.mixers import Edit
-from ga_utils.segments import Places, Where
+from ga_utils.models.mixers import conv_of
+from ga_utils.models.recording import record_z
+from ga_utils.segments import Places, Where, padding_behind
 
 MODES = ("zero", "mean", "resample")
 
@@ -59,7 +58,8 @@ def check_heads(lm: LM, heads: Iterable[Head | str]) -> list[Head]:
         if head.layer not in known:
             raise ValueError(f"{head}: this model has layers 0–{lm.n_layers - 1}")
         if not 0 <= head.head < known[head.layer]:
-            has = f"heads 0–{known[head.layer] - 1}" if known[head.layer] else "no heads, only an MLP"
+            other = "a short convolution" if conv_of(lm.layers[head.layer]) else "an MLP"
+            has = f"heads 0–{known[head.layer] - 1}" if known[head.layer] else f"no heads, only {other}"
             raise ValueError(f"{head}: layer {head.layer} has {has}")
     return heads
 
@@ -94,8 +94,7 @@ def ablate(
         mode: "zero": by 0. "mean": by the head's mean over all tokens of the `reference` prompts.
             "resample": at each position, by what the head gave at that position in some `reference` prompt.
             The prompts are drawn once, with a fixed seed, so results do not depend on how prompts are
-            batched. When you run the model yourself, positions are counted in each forward pass, so
-            `generate` needs `use_cache=False`.
+            batched. When you run the model yourself, positions are counted from the cache's first token on.
         reference: examples whose prompts supply the values for "mean" and "resample".
         at: only at these positions of each text: "last", "closing", or a function from an example to a list
             of positions (see `segments.positions`). All positions by default.
@@ -115,10 +114,13 @@ def ablate(
     tables = replacement_tables(lm, list(off), mode, reference)
     with lm.edited(f"disabled: {', '.join(map(str, sorted(set(heads)))) or 'no head'}{places}") as edit:
         places.watch(edit)
+        start = [0]  # how many tokens a cache holds when you run the model yourself
+        if mode == "resample":
+            edit.hook(lm.model.register_forward_pre_hook, partial(_note_start, lm, start), with_kwargs=True)
         for (mixer, numbers), table in zip(off.items(), tables):
             columns = torch.zeros(mixer.n_heads, dtype=torch.bool, device=lm.device)
             columns[[number - mixer.first for number in numbers]] = True
-            mixer.hook_z(edit, _replacing(lm, columns.repeat_interleave(mixer.d_head), table, places))
+            mixer.hook_z(edit, _replacing(lm, columns.repeat_interleave(mixer.d_head), table, places, start))
         yield lm
 
 
@@ -193,17 +195,18 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         raise ValueError(f"{lm.name} has no {kind!r} mixers to mask: it has {', '.join(kinds)}")
     if rows < 1:
         raise ValueError(f"rows={rows}: mask at least the last row, rows=1")
-    padding: list[torch.Tensor | int] = [0]  # tokens after each prompt of the batch, [batch, 1]
+    padding = [torch.zeros(1, 1, dtype=torch.long)]  # tokens after each prompt of the batch, [batch, 1]
 
     def find_padding(module, args, kwargs):
-        mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
-        padding[0] = 0 if mask is None else mask.flip(1).long().argmax(1, keepdim=True)
+        padding[0] = padding_behind(args, kwargs)
 
     def silence(z):
         position = torch.arange(z.shape[1], device=z.device)[None]
-        end = z.shape[1] - padding[0]  # z ends where the text does, also when a cache holds what came before
+        end = z.shape[1] - padding[0].to(
+            z.device
+        )  # z ends where the text does, also when a cache holds what came before
         if lm.running:
-            end = lm.running.ends.repeat(len(z) // len(lm.running.ends)).unsqueeze(1)
+            end = lm.running.ends.repeat(len(z) // len(lm.running.ends)).unsqueeze(1).to(z.device)
         return z.masked_fill(((position < end) & (position >= end - rows)).unsqueeze(-1), 0)
 
     with lm.edited(f"last {'row' if rows == 1 else f'{rows} rows'} masked: {kind}") as edit:
@@ -214,13 +217,31 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
         yield lm
 
 
-def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor, places: Places):
+def _note_start(lm: LM, start: list[int], module, args: tuple, kwargs: dict) -> None:
+    """A pre-hook of the model, for passes of your own: how many tokens come before those of this one.
+
+    Raises:
+        ValueError: an SSM's cache, which has no length.
+    """
+    cache = kwargs.get("past_key_values", kwargs.get("cache_params"))
+    if lm.running:
+        return
+    try:
+        start[0] = cache.get_seq_length() if cache is not None else 0
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            "this cache does not tell its length, which resampled heads need: use_cache=False"
+        ) from error
+
+
+def _replacing(lm: LM, columns: torch.Tensor, table: torch.Tensor, places: Places, start: list[int]):
     """A hook on z [batch, pos, n_heads * d_head] that takes the given columns from a table instead, which
-    `replacement_tables` describes, at the places given."""
+    `replacement_tables` describes, at the places given. start: [0] is the text's position at which a pass of
+    your own begins."""
 
     def replace(z):
-        start = lm.running.start if lm.running else 0
-        return torch.where(columns & places.mask(z), rows_of_table(table, start, z), z)
+        first = lm.running.start if lm.running else start[0]
+        return torch.where(columns.to(z.device) & places.mask(z), rows_of_table(table, first, z), z)
 
     return replace
 
@@ -250,33 +271,3 @@ def _drawn(recorded: list[torch.Tensor]) -> torch.Tensor:
     rng = torch.Generator().manual_seed(0)
     donors = [[z for z in recorded if len(z) > pos] for pos in range(max(map(len, recorded)))]
     return torch.stack([d[torch.randint(len(d), (1,), generator=rng)][pos] for pos, d in enumerate(donors)])
-
-
-def record_z(lm: LM, mixers: list[Mixer], rows: list[Row]) -> list[list[torch.Tensor]]:
-    """For each mixer its z on each text: one [pos, n_heads * d_head] a row."""
-    return record(lm, mixers, rows, lambda edit, mixer, keep: mixer.hook_z(edit, keep))
-
-
-@torch.no_grad()
-def record(
-    lm: LM, mixers: list[Mixer], rows: list[Row], watch: Callable[[Edit, Mixer, Callable], None]
-) -> list[list[torch.Tensor]]:
-    """For each mixer what `watch(edit, mixer, keep)` hooks up to be kept, [batch, pos, ...]: one a row."""
-    recorded: list[list[torch.Tensor]] = [[] for _ in mixers]
-    left = [Row(row.index, row.example, row.ids, []) for row in rows]
-    while left:
-        with halving(lm):
-            batch = left[:1]
-            for row in left[1:]:
-                if not fits(lm, len(batch) + 1, max(len(r.ids) for r in [*batch, row]), 0):
-                    break
-                batch.append(row)
-            found: dict[int, torch.Tensor] = {}
-            with lm.edited() as edit:
-                for number, mixer in enumerate(mixers):
-                    watch(edit, mixer, partial(found.__setitem__, number))
-                run(lm, span_of(lm, batch, 0, None))
-            for number, into in enumerate(recorded):
-                into += [kept[: len(row.ids)].clone() for kept, row in zip(found[number], batch)]
-            left = left[len(batch) :]
-    return recorded

@@ -16,6 +16,7 @@ from transformers import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from ga_utils.heads import Head, ablate, check_heads
+from ga_utils.models.device import check_loaded
 from ga_utils.models.llamba import LayerState, LlambaPreTrainedModel
 from ga_utils.models.lm import LM
 
@@ -103,9 +104,9 @@ def replace_head(
 
 
 def _only(lm: LM, head: Head) -> nn.Module:
-    """A copy of an attention module in which the other heads write nothing."""
+    """A copy of an attention module in which only this head writes, and no bias, which belongs to no head."""
     (mixer,) = [mixer for mixer in lm.mixers if mixer.layer == head.layer]
-    attention, ours = copy.deepcopy(mixer.module), mixer.columns(head.head)
+    attention, ours = copy.deepcopy(mixer.module).eval(), mixer.columns(head.head)
 
     def silence_others(module, args):
         z = torch.zeros_like(args[0])
@@ -113,6 +114,8 @@ def _only(lm: LM, head: Head) -> nn.Module:
         return (z,)
 
     attention.o_proj.register_forward_pre_hook(silence_others)
+    if getattr(attention.o_proj, "bias", None) is not None:
+        attention.o_proj.bias = None
     return attention
 
 
@@ -179,5 +182,6 @@ def _check_pair(student: LM, teacher: LM, layer: int) -> None:
     for lm in (student, teacher):
         if not 0 <= layer < lm.n_layers:
             raise ValueError(f"layer {layer}: {lm.name} has layers 0–{lm.n_layers - 1}")
+        check_loaded(lm.layers[layer], f"layer {layer} of {lm.name}")
     if isinstance(student.layers[layer], Borrowed):
         raise ValueError(f"layer {layer} of {student.name} is the teacher's already")

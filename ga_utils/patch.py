@@ -19,11 +19,14 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from ga_utils.examples import Example
-from ga_utils.heads import Head, check_heads, record, record_z
+from ga_utils.heads import Head, check_heads
 from ga_utils.models.batches import Row, rows_of
+from ga_utils.models.device import weights_of
+from ga_utils.models.eager import use_ours
 from ga_utils.models.lm import LM, UNLIMITED, Mixer
 from ga_utils.models.mixers import Edit
-from ga_utils.patterns import go_on, look_at, use_ours
+from ga_utils.models.recording import record, record_z
+from ga_utils.patterns import go_on, look_at
 from ga_utils.scoring import Score, logprobs_of
 from ga_utils.segments import Where, positions
 from ga_utils.ssm import mixer_input, scan_of
@@ -182,8 +185,9 @@ def read_state(lm: LM, examples: Iterable[Example], layer: int, at: Where = "las
         raise ValueError(f"layer {layer} of {lm.name} keeps no state: layers with an SSM are {having}")
     read = record(lm, mixers, _texts(lm, examples), _watch_input)[0]
     places = [_only_one(lm, example, at) for example in examples]
-    scans = (scan_of(mixers[0].module, hidden[: place + 1]) for hidden, place in zip(read, places))
-    return torch.stack([scan.state(range(mixers[0].n_heads)).cpu() for scan in scans])
+    with weights_of(mixers[0].module):
+        scans = (scan_of(mixers[0].module, hidden[: place + 1]) for hidden, place in zip(read, places))
+        return torch.stack([scan.state(range(mixers[0].n_heads)).cpu() for scan in scans])
 
 
 def _texts(lm: LM, examples: list[Example]) -> list[Row]:

@@ -1,30 +1,25 @@
 """How patterns are read off a model: in one forward pass, and each is handed over as soon as it is there.
 
-Softmax attention: Hugging Face's modules look their attention function up by name, and anyone may register
-one (`AttentionInterface`). Ours is eager attention for a few heads at a time: it hands the weights of these
-heads over and forgets them, so that long prompts fit into memory. A model uses it only while it is read.
+Softmax attention: the weights are those that eager attention makes (`ga_utils.models.eager`).
 
 SSMs: the matrix is computed from the mixer's input (`ga_utils.ssm`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from ga_utils.examples import Example
 from ga_utils.models.continuation import running
+from ga_utils.models.device import weights_of
+from ga_utils.models.eager import BLOCK, split, use_ours
 from ga_utils.models.lm import LM
 from ga_utils.models.mixers import Edit, Mixer
 from ga_utils.ssm import gated, go_on_from, mixer_input, norm_ties_heads, scan_of
-
-BLOCK = 1 << 24  # numbers in the matrices that are made at a time
-OURS = "ga_utils_patterns"
 
 Use = Callable[[Mixer, list[int], int, torch.Tensor], None]
 
@@ -49,8 +44,10 @@ def read_patterns(
             heads on prompt i. A is float32 or float64, and on the model's device.
 
     Raises:
+        ValueError: a token for which the model has no embedding.
         RuntimeError: a layer does not compute its attention through Hugging Face's `AttentionInterface`.
     """
+    lm.check_tokens(token for ids in texts for token in ids)
     missing = {(layer, head) for layer, wanted in heads.items() for head in wanted}
     mask = [torch.ones(len(ids), dtype=torch.long) for ids in texts]
     ids, mask = (
@@ -84,49 +81,49 @@ def read_patterns(
         )
 
 
-def use_ours(lm: LM, edit: Edit) -> None:
-    """All attention of the model is computed by `_attend` while `edit` is in force.
-
-    Not by `set_attn_implementation`: `ga.reset` must know of it, and a layer that is borrowed from another
-    model (`replace_layer`) has that model's configuration.
-    """
-    attention = [mixer.module for mixer in lm.mixers if mixer.kind == "attention"]
-    for config in {id(owner.config): owner.config for owner in (lm.model, *attention)}.values():
-        edit.swap(config, "_attn_implementation", OURS)
-
-
 @torch.no_grad()
 def run_for_hooks(lm: LM, ids: torch.Tensor, mask: torch.Tensor | None = None) -> None:
     """A forward pass for the sake of its hooks, on ids [batch, pos]; a hook may end it with `Enough`.
 
     It makes all logits unless a hook does: asked for the last alone, Gemma 4's later layers see no others.
     """
-    with suppress(Enough), lm.at_work(lm.running):
+    with suppress(Enough), lm.at_work(lm.running), lm.evaluating():
         lm.model(input_ids=ids, attention_mask=mask, use_cache=False)
 
 
 def _read_ssm(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edit: Edit) -> None:
     def before(module, args, kwargs):
         for i, length in enumerate(lengths):
-            scan = scan_of(module, mixer_input(args, kwargs)[i, :length])
-            for some in _split(wanted, BLOCK // length**2):
+            with weights_of(module):
+                scan = scan_of(module, mixer_input(args, kwargs)[i, :length])
+            for some in split(wanted, BLOCK // length**2):
                 use(mixer, some, i, scan.matrix([head - mixer.first for head in some]))
 
     edit.hook(mixer.module.register_forward_pre_hook, before, with_kwargs=True)
 
 
 def _read_attention(mixer: Mixer, wanted: list[int], lengths: list[int], use: Use, edit: Edit) -> None:
-    def read(heads: list[int], weights: torch.Tensor) -> None:
+    whole: list[torch.Tensor] = []  # of heads whose weights come in several blocks of queries
+
+    def read(heads: list[int], first: int, weights: torch.Tensor) -> None:
         some = [head for head in wanted if head - mixer.first in heads]
-        rows = [heads.index(head - mixer.first) for head in some]
-        for i, length in enumerate(lengths if some else ()):
-            use(mixer, some, i, weights[i, rows, :length, :length])
+        if not some:
+            return
+        weights, n_keys = weights[:, [heads.index(head - mixer.first) for head in some]], weights.shape[-1]
+        stop = first + weights.shape[2]
+        if stop - first < n_keys:
+            if first == 0:
+                whole[:] = [weights.new_empty(*weights.shape[:2], n_keys, n_keys)]
+            whole[0][:, :, first:stop] = weights
+            weights = whole[0] if stop < n_keys else whole.pop()
+        for i, length in enumerate(lengths if stop == n_keys else ()):
+            use(mixer, some, i, weights[i, :, :length, :length])
 
     _ask(mixer, edit, weights_to=read)
 
 
 def _ask(mixer: Mixer, edit: Edit, **more) -> None:
-    """Have `_attend` called with more arguments.
+    """Have `attend` called with more arguments.
 
     In this layer alone: Zamba2 runs one attention module at several depths.
     """
@@ -228,15 +225,18 @@ def go_on(
 
 
 def _only(lm: LM, heads: list[int], last: list[int], to: list[list[int]]):
-    """A function that masks all but some keys in the last row of these heads' logits, for `_attend`."""
+    """A function that masks all but some keys in the last row of these heads' logits, for `attend`."""
 
-    def mask(some: list[int], logits: torch.Tensor) -> torch.Tensor:
+    def mask(some: list[int], first: int, logits: torch.Tensor) -> torch.Tensor:
         rows = [some.index(head) for head in heads if head in some]
         if not rows:
             return logits
         logits = logits.clone()
         for i, index in enumerate(lm.running.indices):
-            hidden = logits[i, rows, last[index]][:, to[index]] < torch.finfo(logits.dtype).min / 2
+            query = last[index] - first
+            if not 0 <= query < logits.shape[2]:
+                continue
+            hidden = logits[i, rows, query][:, to[index]] < torch.finfo(logits.dtype).min / 2
             if hidden.all(-1).any():
                 raise ValueError(
                     f"positions {to[index]}: a layer's attention has a window that does not reach them from "
@@ -244,55 +244,7 @@ def _only(lm: LM, heads: list[int], last: list[int], to: list[list[int]]):
                 )
             seen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
             seen[to[index]] = True
-            logits[i, rows, last[index]] = logits[i, rows, last[index]].masked_fill(~seen, -torch.inf)
+            logits[i, rows, query] = logits[i, rows, query].masked_fill(~seen, -torch.inf)
         return logits
 
     return mask
-
-
-def _attend(
-    module, query, key, value, attention_mask, scaling=None, weights_to=None, logits_from=None, **options
-):
-    """Eager attention a few heads at a time, with the signature that Hugging Face's modules expect.
-
-    Args:
-        query: [batch, head, query, d_head].
-        key, value: [batch, key-value head, key, d_head]; several heads in a row share a key-value head.
-        attention_mask: [batch, 1, query, key], added to the logits.
-        weights_to: called with a list of heads and their weights, [batch, head, query, key].
-        logits_from: called with a list of heads and their masked logits, likewise; returns new ones.
-        options: `softcap` bounds the logits (Gemma 2). `s_aux`, [head], is a logit that takes part in the
-            softmax but has no value: an attention sink (gpt-oss). Others, such as dropout, are ignored.
-    """
-    softcap, sinks = options.get("softcap"), options.get("s_aux")
-    n_heads, each = query.shape[1], query.shape[1] // key.shape[1]
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = []
-    for heads in _split(range(n_heads), BLOCK // (len(query) * query.shape[2] * key.shape[2])):
-        shared = [head // each for head in heads]
-        logits = query[:, heads] @ key[:, shared].mT * scaling  # [batch, head, query, key]
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        if attention_mask is not None:
-            logits = logits + attention_mask
-        if logits_from is not None:
-            logits = logits_from(heads, logits)
-        if sinks is not None:
-            sink = sinks[heads].to(logits)[:, None, None].expand(*logits.shape[:3], 1)
-            logits = torch.cat([logits, sink], dim=-1)
-        weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        weights = weights[..., : key.shape[2]]
-        if weights_to is not None:
-            weights_to(heads, weights)
-        out.append(weights.to(value.dtype) @ value[:, shared])
-    return torch.cat(out, dim=1).transpose(1, 2).contiguous(), None
-
-
-def _split(heads: Sequence[int], at_once: int) -> list[list[int]]:
-    """Heads in groups of at most `at_once`, at least one."""
-    at_once = max(1, at_once)
-    return [list(heads[i : i + at_once]) for i in range(0, len(heads), at_once)]
-
-
-AttentionInterface.register(OURS, _attend)
-AttentionMaskInterface.register(OURS, eager_mask)

@@ -196,6 +196,6 @@ def _even(lm: LM, examples: list[Example]) -> np.ndarray:
     for example in examples:
         of = segments(lm, example)
         n = max(segment.end for segment in of) + 2
-        A = torch.ones(1, n, n).tril() / torch.arange(1, n + 1)[:, None]
+        A = torch.ones(1, n, n, dtype=torch.float32).tril() / torch.arange(1, n + 1)[:, None]
         shares.append(into_segments(A, of)[0].numpy())
     return np.mean(shares, axis=0)

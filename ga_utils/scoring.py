@@ -104,7 +104,8 @@ def evaluate(lm: LM, examples: Iterable[Example], batch_size: int | str = "auto"
     Works under `ablate` and the other context managers. What texts share is run once: a prompt for all of its
     choices, and what all prompts begin with (solved questions) for all of them. In float32 the result
     depends on neither that nor `batch_size` by more than rounding, 1e-5; in 16 bits log-probabilities of the
-    same text may differ by some tenths of a nat between batches of different shapes.
+    same text may differ by some tenths of a nat between batches of different shapes: compare scores that were
+    made with the same `batch_size`, on the same examples.
 
     Warns where the tokens of one choice begin another's, such as " 5" and " 58" if digits are tokens: the
     longer one can never be the likelier.
@@ -174,7 +175,7 @@ def logprobs_of(
                     for span, logits in run_batch(lm, batch, cache, copies):
                         read_off(span, logits, found)
                     logprobs = np.where(np.isnan(found), logprobs, found)
-                    done = {index for span in batch for index in span.picks[2].tolist()}
-                    left = [row for row in left if row.index not in done]
-                    bar.update(len(done))
+                    done = {pick for span in batch for pick in zip(*span.picks[2:].tolist())}
+                    left = [row for row in left if (row.index, row.reads[0][0]) not in done]
+                    bar.update(len({index for index, _ in done}))
     return logprobs

@@ -55,11 +55,6 @@ def segments(lm: LM, example: Example) -> list[Segment]:
         ValueError: a choice has no line there; or the prompt ends with the line of a choice, so that no token
             closes it; or the tokenizer is a slow one, which does not say where its tokens stand in the text.
     """
-    if not lm.tokenizer.is_fast:
-        raise ValueError(
-            f"{lm.name} has a slow tokenizer ({type(lm.tokenizer).__name__}), which does not say where its "
-            "tokens stand in the text, so segments can't be found: load the model's fast tokenizer"
-        )
     lines = _lines(example)
     offsets = lm.offsets(example.prompt)
     stops = [stop for _, stop in offsets]  # of each token: the character after its last one
@@ -165,7 +160,9 @@ class Places:
                 "function from an example to a list of positions"
             )
         self._found: dict[Example, list[int]] = {}
-        self._bare = torch.zeros(0)  # when you run the model yourself: each text's last position, [row, 1]
+        self._bare = torch.zeros(
+            1, 1, dtype=torch.long
+        )  # when you run the model yourself: each text's last position, [row, 1]
 
     def __str__(self):
         name = self.where if isinstance(self.where, str) else "chosen positions"
@@ -206,6 +203,29 @@ class Places:
         return (named != self.all_but).unsqueeze(-1).to(z.device)
 
     def _find_end(self, module, args, kwargs):
-        mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
-        after = 0 if mask is None or mask.ndim != 2 else mask.flip(1).long().argmax(1, keepdim=True).cpu()
-        self._bare = torch.as_tensor(after)
+        self._bare = padding_behind(args, kwargs).cpu()
+
+
+def padding_behind(args: tuple, kwargs: dict) -> torch.Tensor:
+    """How many tokens of padding come after each text of a call `lm.model(*args, **kwargs)`: [batch, 1], or
+    [1, 1] without a mask.
+
+    Raises:
+        ValueError: a mask that is no tensor [batch, pos] or [batch, 1, query, key], as flex attention's is.
+    """
+    mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+    if isinstance(mask, dict):  # one for each kind of layer
+        mask = next((some for some in mask.values() if some is not None), None)
+    if mask is None:
+        return torch.zeros(1, 1, dtype=torch.long)
+    if not isinstance(mask, torch.Tensor) or mask.ndim not in (2, 4):
+        raise ValueError(
+            f"a {type(mask).__name__} as attention_mask does not say where texts end, which is needed here: "
+            "pass a mask [batch, pos]"
+        )
+    if mask.ndim == 2:
+        return mask.flip(1).long().argmax(1, keepdim=True)
+    # The last key that each query sees is itself, in a text; behind it, the text's last token.
+    seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > torch.finfo(mask.dtype).min / 2
+    newest = (seen * torch.arange(seen.shape[-1], device=seen.device)).amax(-1)
+    return (newest == newest[:, -1:]).sum(1, keepdim=True) - 1

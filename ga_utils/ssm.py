@@ -14,11 +14,9 @@ already hold something of the tokens just before; a gate comes after it:
 
     hidden ──in_proj──► inputs ──convolution──► x, B, C ──scan──► y = M x + D x ──gate, norm──► z
 
-`ablate_conv` switches the convolution's past taps off.
-
-The operands are computed from a mixer's parameters and its input. They can't be hooked inside the mixer:
-Hugging Face calls the convolution and the scan as functions, which no hook sees and which CUDA kernels may
-replace.
+`ablate_conv` switches the convolution's past taps off. The operands are computed from a mixer's parameters
+and its input. They can't be hooked inside the mixer: Hugging Face calls the convolution and the scan as
+functions, which no hook sees and which CUDA kernels may replace.
 """
 
 from __future__ import annotations
@@ -32,8 +30,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ga_utils.models.deltanet import DeltaScan, delta_projections, delta_scan, gated_delta, is_deltanet
+from ga_utils.models.device import check_loaded
 from ga_utils.models.lm import LM
-from ga_utils.models.mixers import weight_of
+from ga_utils.models.mixers import convolutions, weight_of
 
 BLOCK = 256  # rows of a matrix that are made at a time
 
@@ -203,7 +202,7 @@ def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
     Raises:
         ValueError: the model, or a layer named, has no short convolution.
     """
-    found = {mixer.layer: mixer.module.conv1d for mixer in lm.mixers if hasattr(mixer.module, "conv1d")}
+    found = convolutions(lm.layers)
     if not found:
         raise ValueError(f"{lm.name} has no short convolution: it has none at all")
     layers = sorted(found if layers is None else set(layers))
@@ -213,6 +212,7 @@ def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
         if layer not in found:
             having = ", ".join(map(str, found))
             raise ValueError(f"layer {layer} of {lm.name} has no short convolution: layers {having} have one")
+        check_loaded(found[layer], f"layer {layer} of {lm.name}")
     with lm.edited(f"convolution off: layers {', '.join(map(str, layers))}") as edit:
         for layer in layers:
             weight = found[layer].weight.detach().clone()

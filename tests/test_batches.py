@@ -17,7 +17,8 @@ from ga_utils.models.batches import plan, rows_of
 SHOT = "Dictionary:\napple: 17\nlamp: 4\ndrum: 52\nQuestion: what is the value of lamp?\nAnswer: 4\n"
 CONTEXTS = ["Which? it's", "Which? ", "Which?\n\n", "A. it's 1", "it", "🙂", "The following are mult", "é  "]
 CHOICES = [" it's", "it's 1", " A", "iple choice", "é", " 🙂 é", "\nA. it", "s"]
-NO_MODEL = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=1000))
+CONFIG = SimpleNamespace(max_position_embeddings=1000, get_text_config=lambda: CONFIG)
+NO_MODEL = SimpleNamespace(config=CONFIG)
 
 
 def few_shot(examples):

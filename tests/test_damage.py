@@ -40,7 +40,7 @@ def repository(tmp_path, monkeypatch):
     for name in ("SHA256SUMS", ".gitattributes"):
         shutil.copy(MODELS / name, models)
     shutil.copytree(MODELS / "tiny-llama", models / "tiny-llama")
-    monkeypatch.setattr("ga_utils.models.lm.data_dir", lambda: models.parent)
+    monkeypatch.setattr("ga_utils.models.loading.data_dir", lambda: models.parent)
     return models
 
 

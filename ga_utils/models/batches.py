@@ -10,14 +10,14 @@ what they begin with: it is run once, and every row continues from there (models
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 import torch
 
 from ga_utils.examples import Example
-from ga_utils.models.budget import fits
+from ga_utils.models.budget import fits, is_long
 from ga_utils.models.continuation import Span, how_to_continue, run
 from ga_utils.models.lm import LM, UNLIMITED
 
@@ -127,19 +127,27 @@ def plan(
     how = how_to_continue(lm) if share else None
     last_rows = max((edit.last_rows for edit in lm.edits), default=0)
     varied = [edit.varies_from for edit in lm.edits if edit.varies_from is not None]
-    examples = [list(of) for _, of in groupby(rows, key=lambda row: row.index)]
-    start = _common(rows, last_rows) if how and len(examples) > 1 else 0
+    rows = sorted(rows, key=lambda row: (row.index, is_long(lm, len(row.ids))))
+    examples = [list(of) for _, of in groupby(rows, key=lambda row: (row.index, is_long(lm, len(row.ids))))]
+    any_long = is_long(lm, _longest(rows))
+    start = _common(rows, last_rows) if how and len(examples) > 1 and not any_long else 0
     start = min([start, *(first(of[0].example) for first in varied for of in examples)])
     start = start if start >= WORTH_SHARING else 0
 
     def stem(of: list[Row]) -> int:
         """How many tokens of an example's texts are run once."""
         length = _common(of, last_rows) if how and len(of) > 1 else start
+        if is_long(lm, _longest(of)) and not is_long(lm, length):
+            return start
         return length if (len(of) - 1) * (length - start) >= WORTH_SHARING else start
 
     shared = span_of(lm, [Row(-1, rows[0].example, rows[0].ids, [])], 0, start) if start else None
     batches = []
-    for length, group in groupby(sorted(examples, key=lambda of: (-stem(of), -_longest(of))), key=stem):
+
+    def alike(of: list[Row]) -> tuple[int, bool]:
+        return stem(of), is_long(lm, _longest(of))
+
+    for (length, _), group in groupby(sorted(examples, key=lambda of: (-stem(of), -_longest(of))), key=alike):
         for some in _batches(lm, list(group), start, length, limit):
             every, texts = [row for of in some for row in of], [of[0] for of in some]
             spans = (
@@ -151,7 +159,7 @@ def plan(
             spans.append(
                 span_of(lm, every, length, None, parents if length else None, len(some) if spans else 1)
             )
-            batches.append([part for span in spans for part in (_steps(span) if how == "steps" else [span])])
+            batches.append([part for span in spans for part in (steps(span) if how == "steps" else [span])])
     return shared, batches
 
 
@@ -192,8 +200,14 @@ def _batches(
 def span_of(
     lm: LM, rows: list[Row], start: int, stop: int | None, parents: list[int] | None = None, n_before: int = 1
 ) -> Span:
-    """Tokens `start` to `stop` of the rows, and what is read off there."""
+    """Tokens `start` to `stop` of the rows, and what is read off there.
+
+    Raises:
+        ValueError: a token for which the model has no embedding.
+    """
     parts = [row.ids[start:stop] for row in rows]
+    read = (tokens for row in rows for _, _, tokens in row.reads)
+    lm.check_tokens(token for some in (*(row.ids for row in rows), *read) for token in some)
     ids = torch.zeros(len(rows), max(map(len, parts)), dtype=torch.long)
     for i, part in enumerate(parts):
         ids[i, : len(part)] = torch.tensor(part)
@@ -220,19 +234,7 @@ def span_of(
     )
 
 
-def in_passes(lm: LM, row: Row) -> list[Span]:
-    """A text, read off everywhere, in two passes; in more where the model continues one token at a time, and
-    whole where it can't.
-    """
-    how, length = how_to_continue(lm), len(row.ids)
-    middle = length // 2 if how else 0
-    row = replace(row, reads=[(0, list(range(length)), [0] * length)])
-    rest = span_of(lm, [row], middle, None, [0] if middle else None)
-    first = [span_of(lm, [row], 0, middle)] if middle else []
-    return [*first, *(_steps(rest) if how == "steps" else [rest])]
-
-
-def _steps(span: Span) -> list[Span]:
+def steps(span: Span) -> list[Span]:
     """The same span one token at a time, for models that can't continue otherwise."""
     if span.start == 0:
         return [span]

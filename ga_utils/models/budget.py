@@ -97,6 +97,20 @@ def fits(lm: LM, n_rows: int, width: int, n_reads: int, before: int = 0) -> bool
     return n_rows * width <= allowed.tokens and needed <= allowed.bytes
 
 
+def is_long(lm: LM, length: int) -> bool:
+    """Whether a text of so many tokens is read with LongRoPE's factors for long texts (Phi-3, Phi-4).
+
+    Hugging Face picks the factors by a batch's longest text and for all of it. So texts on either side don't
+    run in one batch, and none goes on from keys that were made with the other factors.
+    """
+    found = getattr(lm.model.config.get_text_config(), "rope_parameters", None) or {}
+    each = [found, *(part for part in found.values() if isinstance(part, dict))]  # for some, by kind of layer
+    return any(
+        part.get("rope_type") == "longrope" and length > part["original_max_position_embeddings"]
+        for part in each
+    )
+
+
 def too_large_to_keep(lm: LM, n_bytes: int) -> bool:
     """Whether so many bytes are more than a quarter of the memory that is free on the model's GPU."""
     return lm.device.type != "cpu" and n_bytes > free_gb(lm.device) * GB / 4

@@ -66,7 +66,8 @@ def run(lm: LM, span: Span, cache=None, copies: int = 1, keep: bool = False, sho
     rows = torch.cat([row + copy * n_rows for copy in range(copies)])
 
     def only_read(module, args):
-        return args[0][rows, position.repeat(copies)][None], *args[1:]
+        where = args[0].device
+        return args[0][rows.to(where), position.repeat(copies).to(where)][None], *args[1:]
 
     if span.parents is not None:
         cache = select(cache, torch.cat([span.parents + copy * span.n_before for copy in range(copies)]))
@@ -101,7 +102,7 @@ def how_to_continue(lm: LM) -> str | None:
     a model.
     """
     if lm.continues == "unknown":
-        ids = torch.arange(PROBE, device=lm.device)[None] % lm.model.config.vocab_size
+        ids = torch.arange(PROBE, device=lm.device)[None] % lm.model.config.get_text_config().vocab_size
         whole = _probe(lm, ids)[0].float().log_softmax(-1)
         found = next((how for how, sizes in WAYS.items() if _agrees(lm, ids, sizes, whole)), None)
         if found is None and lm.edits:  # an edit such as `mask_last_row` may be the reason: ask again later
@@ -152,7 +153,8 @@ def read(lm: LM, ids: torch.Tensor, start: int = 0, cache=None, keep: bool = Fal
     past = {} if cache is None else {name: cache}
     if "position_ids" in parameters:  # not every family counts on by itself
         past["position_ids"] = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
-    out = lm.model(input_ids=ids, use_cache=keep or cache is not None, **past)
+    with lm.evaluating():
+        out = lm.model(input_ids=ids, use_cache=keep or cache is not None, **past)
     return out.logits, out[name] if keep else None
 
 

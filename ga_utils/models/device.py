@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import torch
+from accelerate.utils import align_module_device
 from huggingface_hub import constants
+from torch import nn
 
 GB = 1e9  # bytes; sizes in the course are decimal, as on the Hugging Face hub
 AMPERE = (8, 0)  # compute capability of the first NVIDIA GPUs with fast bfloat16
@@ -85,6 +89,35 @@ def free_gb(device: str | torch.device) -> float:
         case "mps":  # an Apple GPU shares the machine's memory, and may use only a part of it
             return min(machine, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()) / GB
     return machine / GB
+
+
+def fetched(module: nn.Module, name: str = "weight") -> torch.Tensor:
+    """A module's weight, also where accelerate keeps it in memory or on disk until the module runs."""
+    weight = getattr(module, name)
+    if not weight.is_meta:
+        return weight.detach()
+    with align_module_device(module):
+        return getattr(module, name).detach()
+
+
+@contextmanager
+def weights_of(module: nn.Module) -> Iterator[None]:
+    """Inside, all weights of a module are there, also where accelerate keeps them until each part runs."""
+    with ExitStack() as stack:
+        for part in module.modules():
+            stack.enter_context(align_module_device(part))
+        yield
+
+
+def check_loaded(module: nn.Module, what: str) -> None:
+    """Raises a ValueError if weights of a module are offloaded: then they are read anew before each run, and
+    what has been changed in them is lost.
+    """
+    if any(p.is_meta for p in module.parameters()):
+        raise ValueError(
+            f"{what} has weights that are offloaded, and read anew before each run, so they can't be "
+            'replaced: load the model whole, for example with device_map={"": "cpu"}'
+        )
 
 
 def cache_dir() -> Path:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from os.path import abspath, expanduser
-from pathlib import Path
 from threading import get_ident
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ga_utils.models import llamba  # noqa: F401  makes Llamba known to AutoModelForCausalLM
+from ga_utils.models import llamba, tokens  # noqa: F401  makes Llamba known to AutoModelForCausalLM
 from ga_utils.models.catalog import MODELS, TINY, check_n_layers, layers_to_load
 from ga_utils.models.device import choose_device, choose_dtype
-from ga_utils.models.gguf_files import dequantised, wheel_file
+from ga_utils.models.gguf_files import dequantised
 from ga_utils.models.hub import fetch
-from ga_utils.models.loading import check_sums, data_dir, read_model
-from ga_utils.models.mixers import MIXERS, Edit, Mixer, mixers_of
+from ga_utils.models.loading import local_copy, read_model, size_of
+from ga_utils.models.mixers import Edit, Mixer, mixers_of
+from ga_utils.models.supported import check_supported, decoder_of, inside_of
 
 SMALL = 100e6  # bytes of weights
 UNLIMITED = 1 << 20  # stands in for the context length of a model that has none
@@ -50,7 +50,7 @@ class LM:
     @property
     def decoder(self) -> nn.Module:
         """The module that owns the list `layers`: everything but the output head."""
-        return self.model.base_model
+        return decoder_of(self.model)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -63,7 +63,9 @@ class LM:
     @property
     def mixers(self) -> list[Mixer]:
         """All mixers, in order; a layer may have none (an MLP layer), one, or two (attention and an SSM)."""
-        return [mixer for i, layer in enumerate(self.layers) for mixer in mixers_of(layer, i)]
+        found = [mixer for i, layer in enumerate(self.layers) for mixer in mixers_of(layer, i)]
+        times = Counter(id(mixer.module) for mixer in found)
+        return [replace(m, shared=True) if times[id(m.module)] > 1 else m for m in found]
 
     @property
     def n_heads(self) -> int:
@@ -72,44 +74,78 @@ class LM:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where tokens go. Of a model whose weights are offloaded, where they are brought to."""
+        spread = getattr(self.model, "hf_device_map", None)
+        if self.model.device.type != "meta" or spread is None:
+            return self.model.device
+        return torch.device(next((place for place in spread.values() if place not in ("cpu", "disk")), "cpu"))
 
     @property
     def max_length(self) -> int:
         """The longest text, in tokens, that the model's positions reach."""
-        return getattr(self.model.config, "max_position_embeddings", None) or UNLIMITED
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text, as the beginning of something: after the tokenizer's BOS, if it has one,
         and without the EOS that some tokenizers put behind every text. A text that begins with BOS gets no
-        second.
+        second, and one that the chat template begins gets no other special tokens than the template's.
         """
-        if not texts:
-            return []
-        bos = self.tokenizer.bos_token
-        begun = {text for text in texts if bos and text.startswith(bos)}
-        plain = [text for text in texts if text not in begun]
-        found = dict(zip(plain, self.tokenizer(plain).input_ids)) if plain else {}
-        if begun:
-            found |= dict(zip(begun, self.tokenizer(list(begun), add_special_tokens=False).input_ids))
-        special, ids = (
-            self.tokenizer(["a"]).input_ids[0],
-            self.tokenizer(["a"], add_special_tokens=False).input_ids[0],
-        )
-        behind = next(
-            (len(special) - i - len(ids) for i in range(len(special)) if special[i : i + len(ids)] == ids), 0
-        )
-        return [found[text][: -behind or None] if text in plain else found[text] for text in texts]
+        return tokens.tokenize(self.tokenizer, texts)
+
+    def check_tokens(self, ids: Iterable[int]) -> None:
+        """Raises a ValueError that names the first token for which the model has no embedding."""
+        known = self.model.get_input_embeddings().weight.shape[0]
+        token = next((token for token in ids if token >= known), None)
+        if token is not None:
+            raise ValueError(
+                f"token {token} ({self.tokenizer.convert_ids_to_tokens(token)!r}): {self.name} has "
+                f"embeddings for tokens 0–{known - 1} alone. Give `wrap` the model's own tokenizer, or call "
+                "model.resize_token_embeddings(len(tokenizer))"
+            )
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Where in the text each token that `encode` gives begins and ends; needs a fast tokenizer."""
-        begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
-        found = self.tokenizer(text, add_special_tokens=not begun, return_offsets_mapping=True).offset_mapping
-        return found[: len(self.tokenize([text])[0])]
+        """Where in the text each token that `encode` gives begins and ends.
+
+        Raises:
+            ValueError: a slow tokenizer, which does not say so.
+        """
+        return tokens.offsets(self.tokenizer, text)
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        """A conversation as the tokenizer's chat template writes it: a prompt for an `Example`, whose choices
+        then need no space in front.
+
+        Args:
+            messages: such as [{"role": "user", "content": "Where is Paris?"}]. The text ends where the
+                assistant's answer begins; if the last message is the assistant's, with that message.
+
+        Raises:
+            ValueError: the tokenizer has no chat template, or puts special tokens around the text that the
+                template has not.
+        """
+        return tokens.conversation(self.tokenizer, messages)
 
     def encode(self, text: str) -> torch.Tensor:
-        """The tokens of a text as `tokenize` gives them: ids [1, pos] on the model's device."""
-        return torch.tensor(self.tokenize([text]), device=self.device)
+        """The tokens of a text as `tokenize` gives them: ids [1, pos] on the model's device.
+
+        Raises:
+            ValueError: a token for which the model has no embedding.
+        """
+        (ids,) = self.tokenize([text])
+        self.check_tokens(ids)
+        return torch.tensor([ids], device=self.device)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode inside, so that dropout leaves results alone; each module's own mode comes back."""
+        training = [module for module in self.model.modules() if module.training]
+        try:
+            for module in training:
+                module.training = False
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
     @contextmanager
     def edited(self, what: str = "hooks") -> Iterator[Edit]:
@@ -118,6 +154,7 @@ class LM:
         self.edits.append(edit)  # before anything is changed, so that `reset` knows of it
         try:
             edit.uncompile()
+            edit.hook(self.model.register_forward_hook, edit.guard_backward)
             yield edit
         finally:
             edit.undo()
@@ -194,8 +231,8 @@ def load_model(
     n_layers = check_n_layers(n_layers)
     # A `Path` is a folder, even if it is called like a model.
     name = abspath(expanduser(name)) if isinstance(name, PathLike) else expanduser(name)
-    local = _local(name)
-    small = local is not None and _size(local) < SMALL
+    local = local_copy(name)
+    small = local is not None and size_of(local) < SMALL
     dtype = torch.float32 if dtype == "auto" and small else choose_dtype(dtype, device)
     if name in MODELS:
         n_layers = layers_to_load(name, device, dtype, n_layers)
@@ -211,56 +248,19 @@ def load_model(
     return lm
 
 
-def _size(local: Path) -> int:
-    """Bytes of the weights, as they are stored."""
-    files = [local] if local.is_file() else local.glob("*.safetensors")
-    return sum(file.stat().st_size for file in files)
-
-
-def _local(name: str) -> Path | None:
-    """The folder or GGUF file of a model that is on this machine; None for one that the hub has."""
-    if name in TINY:
-        check_sums(data_dir() / "models" / name)
-        return data_dir() / "models" / name
-    if name in MODELS:
-        wheel = MODELS[name].wheel
-        return wheel_file(wheel) if wheel else None
-    if (Path(name) / "config.json").is_file() or (name.endswith(".gguf") and Path(name).is_file()):
-        return Path(name)
-    if name.endswith(".gguf"):
-        raise ValueError(f"there is no file {name}")
-    raise ValueError(
-        f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json, "
-        "or a GGUF file"
-    )
-
-
 def wrap(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LM:
     """Wrap a Hugging Face model whose layers mix positions by attention, Mamba-1, Mamba-2 or Gated DeltaNet.
 
     Known to work: Llama-type decoders, Llamba, Mamba, FalconMamba, Mamba2, and the hybrids Zamba2, Bamba,
-    Jamba, FalconH1, NemotronH, GraniteMoeHybrid, Qwen3-Next, Qwen3.5 and OLMo Hybrid. The model is put in
-    eval mode and otherwise left as it is. A compiled model is unwrapped, and runs uncompiled wherever hooks
-    are at work.
+    Jamba, FalconH1, NemotronH, GraniteMoeHybrid, Qwen3-Next, Qwen3.5 and OLMo Hybrid; Gemma 3n and 4,
+    DeepSeek V2 and V3, gpt-oss, and LFM2, whose layers of a short convolution alone have no heads. The model
+    is put in eval mode and otherwise left as it is. A compiled model is unwrapped, and runs uncompiled
+    wherever hooks are at work.
 
     Raises:
-        ValueError: the model is not built like that; the message names what was looked for.
+        ValueError: the model is not built like that; the message names what was looked for. Or something
+            else is wrapped around it, or it has no output head.
     """
-    model = extract_model_from_parallel(model, keep_torch_compile=False)
-    layers = getattr(model.base_model, "layers", None)
-    # A layer without heads must be known to be one: NemotronH's MLP layers, whose MLP is called `mixer`, too.
-    unknown = [
-        i for i, layer in enumerate(layers or ()) if not (mixers_of(layer, i) or hasattr(layer, "mixer"))
-    ]
-    if not layers or unknown or not any(mixers_of(layer, i) for i, layer in enumerate(layers)):
-        which = "no layer has one"
-        if unknown:
-            layer = layers[unknown[0]]
-            parts = ", ".join(name for name, _ in layer.named_children())
-            which = f"layer {unknown[0]} is a {type(layer).__name__} of {parts}"
-        raise ValueError(
-            f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold "
-            "softmax attention with "
-            f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}; {which}"
-        )
+    model = inside_of(model)
+    check_supported(model, tokenizer)
     return LM(model.eval(), tokenizer, name or model.config.name_or_path or type(model).__name__)

@@ -15,9 +15,13 @@ from threading import Lock
 import numpy as np
 import pandas as pd
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
+
+from ga_utils.models.catalog import MODELS, TINY
+from ga_utils.models.gguf_files import wheel_file
 
 LOADING = Lock()
 INDEX = "model.safetensors.index.json"
@@ -57,6 +61,30 @@ def runs(name: str) -> pd.DataFrame:
             [np.array(list(text)) == "1" for text in table[column]] if answers else table[column].astype(int)
         )
     return table
+
+
+def size_of(local: Path) -> int:
+    """Bytes of the weights, as they are stored."""
+    files = [local] if local.is_file() else local.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
+
+
+def local_copy(name: str) -> Path | None:
+    """The folder or GGUF file of a model that is on this machine; None for one that the hub has."""
+    if name in TINY:
+        check_sums(data_dir() / "models" / name)
+        return data_dir() / "models" / name
+    if name in MODELS:
+        wheel = MODELS[name].wheel
+        return wheel_file(wheel) if wheel else None
+    if (Path(name) / "config.json").is_file() or (name.endswith(".gguf") and Path(name).is_file()):
+        return Path(name)
+    if name.endswith(".gguf"):
+        raise ValueError(f"there is no file {name}")
+    raise ValueError(
+        f"unknown model {name!r}: known are {', '.join([*TINY, *MODELS])}, or a folder with a config.json, "
+        "or a GGUF file"
+    )
 
 
 def read_model(
@@ -174,7 +202,11 @@ def sha256(file: Path) -> str:
 
 
 def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
-    """The configuration of the same model with its first layers only; lists with an item a layer are cut."""
+    """The configuration of the same model with its first layers only; lists with an item a layer are cut.
+
+    Raises:
+        ValueError: a model whose layers depend on one another otherwise than in order.
+    """
     values = {
         key: value[:n_layers] if key in PER_LAYER and value else value
         for key, value in config.to_dict().items()
@@ -182,7 +214,15 @@ def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
     number = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
     if number in values:  # NemotronH has none: its list of layer kinds gives the number
         values[number] = n_layers
-    return type(config).from_dict(values)
+    try:
+        if getattr(config, "num_kv_shared_layers", 0) and n_layers < config.num_hidden_layers:
+            raise ValueError("its last layers use keys and values of earlier ones")
+        return type(config).from_dict(values)
+    except (ValueError, StrictDataclassError) as error:
+        raise ValueError(
+            f"the first {n_layers} layers of a {config.model_type} can't be loaded alone ({error}): load all "
+            "of it, and use ga.truncate"
+        ) from error
 
 
 def layer_of(weight: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -13,6 +13,7 @@ from torch import nn
 
 from ga_utils.examples import Example
 from ga_utils.models.deltanet import is_deltanet
+from ga_utils.models.device import fetched
 
 # Where a decoder layer keeps its mixers, by family; Zamba2's hybrid layers hold theirs one level down.
 MIXERS = ("self_attn", "shared_transformer.self_attn", "mamba", "mamba_decoder.mamba", "mixer", "linear_attn")
@@ -74,6 +75,23 @@ class Edit:
 
         self._undo.append(register(guarded, **how).remove)
 
+    def guard_backward(self, model, args, output) -> None:
+        """A forward hook of the model: with gradient checkpointing, the backward pass runs layers again, and
+        must find the edit in force.
+        """
+        logits = getattr(output, "logits", None)
+        if not model.training or logits is None or not logits.requires_grad:
+            return
+        if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            logits.register_hook(self._check_in_force)
+
+    def _check_in_force(self, gradient: torch.Tensor) -> None:
+        if not self.in_force:
+            raise RuntimeError(
+                f"{self.what}: gradient checkpointing runs layers again in the backward pass, when this was "
+                "over already: call backward() inside the `with` block, or turn checkpointing off"
+            )
+
     def swap(self, owner, name: str, value) -> None:
         """Set an attribute of a module or a configuration, or an item of a ModuleList, whose name is its
         number.
@@ -119,6 +137,7 @@ class Mixer:
     module: nn.Module
     block: nn.Module  # the decoder layer that it belongs to
     first: int = 0
+    shared: bool = False  # whether the same module serves other layers, too (Zamba2 in some versions)
 
     @property
     def heads(self) -> range:
@@ -139,18 +158,25 @@ class Mixer:
 
         What it returns, if anything, replaces z; `first`: before other edits do. Only within this layer:
         Zamba2 runs one attention block at several depths. Inside, a RuntimeError says so if the mixer ran
-        without calling its `out_proj`, as it does where a fused kernel computes both.
+        without calling its `out_proj`, as it does where a fused kernel computes both; or if gradient
+        checkpointing would run a shared module again, without a sign of the layer that it is run for.
         """
         state = {"inside": False, "ran": False, "seen": False}
 
         def enter(module, args):
+            if self.shared and module.training and getattr(module, "gradient_checkpointing", False):
+                raise RuntimeError(
+                    f"layer {self.layer} shares its {type(self.module).__name__} with other layers, so its "
+                    "heads can't be told apart under gradient checkpointing: turn that off"
+                )
             state.update(inside=True, ran=False, seen=False)
 
         def runs(module, args):
             state["ran"] = True
 
         def at_z(module, args):
-            if state["inside"]:
+            # Gradient checkpointing runs a layer's inside again, but not always the layer's own hooks.
+            if state["inside"] or not self.shared:
                 state["seen"] = True
                 new = change(args[0])
                 return None if new is None else (new, *args[1:])
@@ -191,8 +217,8 @@ def weight_of(linear: nn.Module) -> torch.Tensor:
     need to know how it stores its numbers. Only hooks on the map itself are passed by.
     """
     weight = getattr(linear, "weight", None)
-    if type(linear) is nn.Linear and type(weight) is nn.Parameter and weight.device.type != "meta":
-        return weight
+    if type(linear) is nn.Linear and type(weight) is nn.Parameter:
+        return fetched(linear)
     some = weight if weight is not None else next(linear.buffers())
     dtype = some.dtype if some.is_floating_point() and some.dtype.itemsize > 1 else torch.float32
     device = "cpu" if some.device.type == "meta" else some.device  # offloaded: accelerate moves the input
@@ -212,12 +238,30 @@ def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
     return found
 
 
+def convolutions(layers: Iterable[nn.Module]) -> dict[int, nn.Conv1d]:
+    """The short convolutions of decoder layers, by the number of the layer."""
+    found = {}
+    for i, layer in enumerate(layers):
+        inside = (getattr(mixer.module, "conv1d", None) for mixer in mixers_of(layer, i))
+        conv = next((conv for conv in (conv_of(layer), *inside) if conv), None)
+        found |= {i: conv} if conv else {}
+    return found
+
+
+def conv_of(layer: nn.Module) -> nn.Conv1d | None:
+    """The short convolution of a decoder layer that mixes positions with nothing else (LFM2)."""
+    return getattr(getattr(layer, "conv", None), "conv", None)
+
+
 def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    # Multi-head latent attention (DeepSeek): values have a width of their own, and z is made of values.
+    # LFM2 calls it out_proj. In multi-head latent attention (DeepSeek) values have a width of their own,
+    # and z is made of values.
+    out_proj = getattr(module, "o_proj", None) or getattr(module, "out_proj", None)
     d_head = getattr(module, "v_head_dim", None) or getattr(module, "head_dim", None)
-    if hasattr(module, "o_proj") and d_head and not hasattr(module, "conv1d"):
-        return "attention", module.o_proj.in_features // d_head, d_head, module.o_proj
+    known = hasattr(out_proj, "in_features") and (hasattr(module, "q_proj") or hasattr(module, "o_proj"))
+    if known and d_head and not hasattr(module, "conv1d"):
+        return "attention", out_proj.in_features // d_head, d_head, out_proj
     if hasattr(module, "x_proj"):  # Mamba-1: B, C and dt are read off the convolved x
         return "mamba1", module.out_proj.in_features, 1, module.out_proj
     if hasattr(module, "conv1d") and (

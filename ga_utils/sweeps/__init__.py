@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from ga_utils.examples import Example
@@ -83,8 +84,9 @@ def sweep_heads(
     warn_of_beginnings(rows)
     make = partial(ExactSweep, rows=rows, mode=mode, reference=reference, at=at, but=but)
     if method == "screen":
-        sweep = make(lm)
-        values, order = attribution(sweep, [example.answer for example in examples], heads)
+        with torch.inference_mode(False), torch.no_grad():  # gradients are needed, whatever is in force
+            sweep = make(lm)
+            values, order = attribution(sweep, [example.answer for example in examples], heads)
         make = make if engine == "ray" else lambda lm: sweep  # what it has recorded is used again
         estimate = np.full((lm.n_layers, lm.n_heads), np.nan)
         for head, value in zip(heads, values):

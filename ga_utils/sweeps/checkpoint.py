@@ -27,7 +27,7 @@ import transformers
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head
-from ga_utils.models.device import cache_dir
+from ga_utils.models.device import cache_dir, fetched
 from ga_utils.models.lm import LM
 from ga_utils.scoring import evaluate
 from ga_utils.segments import Places
@@ -254,6 +254,9 @@ def fingerprint(model: torch.nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
+        if weight.is_meta:  # offloaded
+            owner, _, own_name = name.rpartition(".")
+            weight = fetched(model.get_submodule(owner), own_name)
         digest.update(f"{name} {list(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

@@ -12,8 +12,14 @@ only where an answer is read.
       ...                     ▼               ▼   ▼   ▼
     logits    where answers are read        where answers are read
 
+Where a layer is given more than the residual stream, passes begin at the first layer.
+
 What texts share is run once, as in `evaluate`: a prompt for all its choices, few-shot examples for all
 prompts.
+
+In 16 bits what a row gives depends on how many others run beside it, by up to some tenths of a nat, which is
+more than many a head costs. There the baseline and all heads run in batches of the same shape, padded with
+copies in which nothing is disabled, and the last layer runs whole.
 
 Memory: the residual stream at every layer, n_layers * tokens * d_model numbers, in the machine's memory if
 that is more than a quarter of what is free on the GPU; beside it one forward pass within `models.budget`.
@@ -23,20 +29,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
 
 from ga_utils.examples import Example
 from ga_utils.heads import Head, replacement_tables, rows_of_table
-from ga_utils.models.batches import Row, in_passes, plan, read_off, span_of
-from ga_utils.models.budget import fits, halving, too_large_to_keep
+from ga_utils.models.batches import Row, plan, read_off, span_of
+from ga_utils.models.budget import budget, fits, halving, too_large_to_keep
 from ga_utils.models.continuation import PROBE, Span, run
 from ga_utils.models.lm import LM, Mixer
 from ga_utils.segments import Places, Where
 from ga_utils.sweeps.partial_forward import (
     Entrance,
     entering,
+    in_passes,
     norm_before_last_mixer,
     reading_only,
     recording,
@@ -68,7 +76,9 @@ class ExactSweep:
         # A few tokens are enough to find out how the last layer is built; None: it runs whole.
         few = rows[0].ids[:PROBE]
         probe = Row(rows[0].index, rows[0].example, few, [(0, [len(few) - 1], [0])])
-        self.norm = norm_before_last_mixer(lm, span_of(lm, [probe], 0, None))
+        self.same_shapes = lm.model.dtype.itemsize == 2
+        self.copies = 1  # of the texts, in each pass that records; and in all others, if shapes are the same
+        self.norm = None if self.same_shapes else norm_before_last_mixer(lm, span_of(lm, [probe], 0, None))
         self.enters = Entrance(lm, in_passes(lm, probe))
         self.shared: Span | None = None
         self.batches: list[list[Span]] = []
@@ -87,25 +97,35 @@ class ExactSweep:
                 return work()
             self.batches = []
 
-    def record(self, share: bool = True, forward: Callable = run) -> None:
+    def record(self, share: bool = True, forward: Callable | None = None) -> None:
         """One pass over all texts that keeps what enters each layer, and reads off the baseline.
 
         Args:
             share: False runs all texts whole. What that records is kept only if there was nothing to share.
-            forward: runs a span as `continuation.run` does, and may look at more.
+            forward: runs a span as `continuation.run` does, and may look at more. What that records is not
+                kept where all passes must have the same shape.
         """
         shared, batches = self._plan(share)
-        cache = None
+        self.copies, cache = 1, None
+        if self.same_shapes and not forward:
+            spans = [span for batch in [[shared] if shared else [], *batches] for span in batch]
+            tokens = sum(len(row.ids) for row in self.rows)
+            most = min(self.lm.n_heads, max(1, budget(self.lm).tokens // tokens))
+            self.copies = copies_that_fit(self.lm, spans, most)
+        keep_all, forward = (
+            forward is None or not self.same_shapes,
+            forward or partial(run, copies=self.copies),
+        )
         if shared:
             with self._recording(shared):
-                cache = run(self.lm, shared, keep=True)[1]
+                cache = run(self.lm, shared, copies=self.copies, keep=True)[1]
         for batch in batches:
             ours = cache
             for span in batch:
                 with self._recording(span):
                     logits, ours = forward(self.lm, span, ours, keep=span is not batch[-1])
-                read_off(span, logits, self.baseline)
-        if share or not _shares(self._plan()):
+                read_off(span, logits[:1], self.baseline)
+        if keep_all and (share or not _shares(self._plan())):
             self.shared, self.batches = shared, batches
 
     def _plan(self, share: bool = True) -> tuple[Span | None, list[list[Span]]]:
@@ -115,7 +135,7 @@ class ExactSweep:
 
     def _recording(self, span: Span):
         device = torch.device("cpu") if self._is_large() else self.lm.device
-        return recording(self.lm, span.residual, self.returns, device)
+        return recording(self.lm, span.residual, self.returns, device, self.copies)
 
     def _is_large(self) -> bool:
         """Whether what is recorded would take more than a quarter of the GPU's free memory."""
@@ -131,19 +151,22 @@ class ExactSweep:
             return self.baseline
         found = np.full((len(piece), *self.shape), np.nan)
         spans = [span for batch in [[self.shared] if self.shared else [], *self.batches] for span in batch]
-        size = copies_that_fit(self.lm, spans, len(piece))
+        size = self.copies if self.same_shapes else copies_that_fit(self.lm, spans, len(piece))
         for first in range(0, len(piece), size):
             heads = piece[first : first + size]
-            cache = self._run(self.shared, heads, None, keep=True)[1] if self.shared else None
+            copies = (*heads, *[None] * (size - len(heads))) if self.same_shapes else heads
+            cache = self._run(self.shared, copies, None, keep=True)[1] if self.shared else None
             for batch in self.batches:
                 ours = cache
                 for span in batch:
-                    logits, ours = self._run(span, heads, ours, keep=span is not batch[-1])
-                    read_off(span, logits, found[first : first + size])
+                    logits, ours = self._run(span, copies, ours, keep=span is not batch[-1])
+                    read_off(span, logits[: len(heads)], found[first : first + size])
         return found
 
-    def _run(self, span: Span, heads: tuple[Head, ...], cache, keep: bool):
-        """`continuation.run` with a copy of the span for each head, which is disabled there."""
+    def _run(self, span: Span, heads: tuple[Head | None, ...], cache, keep: bool):
+        """`continuation.run` with a copy of the span for each head, which is disabled there. None: in this
+        copy nothing is. The first is a head.
+        """
         layer = heads[0].layer
         with ExitStack() as stack:
             edit = stack.enter_context(self.lm.edited("sweep"))
@@ -158,7 +181,7 @@ class ExactSweep:
             return run(self.lm, span, cache, len(heads), keep, shortened=self.norm is not None)
 
 
-def _disabling(mixer: Mixer, heads: tuple[Head, ...], table: torch.Tensor, start: int, places: Places):
+def _disabling(mixer: Mixer, heads: tuple[Head | None, ...], table: torch.Tensor, start: int, places: Places):
     """A hook on z [head * row, pos, n_heads * d_head], whose first position is number `start`, that replaces
     each head's columns in its own copy of the rows by those of a replacement table, at the places given."""
 
@@ -166,7 +189,7 @@ def _disabling(mixer: Mixer, heads: tuple[Head, ...], table: torch.Tensor, start
         z, n_rows, here = z.clone(), len(z) // len(heads), places.mask(z)
         instead = rows_of_table(table, start, z)
         for copy, head in enumerate(heads):
-            if head.head in mixer.heads:
+            if head and head.head in mixer.heads:
                 rows, columns = slice(copy * n_rows, (copy + 1) * n_rows), mixer.columns(head.head)
                 mask = here if len(here) == 1 else here[rows]
                 z[rows, :, columns] = torch.where(mask, instead[:, columns], z[rows, :, columns])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import nn
 from transformers import Cache
 
-from ga_utils.models.continuation import Span, run
+from ga_utils.models.batches import Row, span_of, steps
+from ga_utils.models.continuation import Span, how_to_continue, run
 from ga_utils.models.lm import LM
 
 
@@ -75,6 +77,18 @@ def _alike(cache: Cache, i: int, first: int):
     )
 
 
+def in_passes(lm: LM, row: Row) -> list[Span]:
+    """A text, read off everywhere, in two passes; in more where the model continues one token at a time, and
+    whole where it can't.
+    """
+    how, length = how_to_continue(lm), len(row.ids)
+    middle = length // 2 if how else 0
+    row = replace(row, reads=[(0, list(range(length)), [0] * length)])
+    rest = span_of(lm, [row], middle, None, [0] if middle else None)
+    first = [span_of(lm, [row], 0, middle)] if middle else []
+    return [*first, *(steps(rest) if how == "steps" else [rest])]
+
+
 class Entrance:
     """At which layers a pass may begin.
 
@@ -115,21 +129,24 @@ class Entrance:
 
 def noise(logits: torch.Tensor) -> torch.Tensor:
     """How far rounding may take logits that should be the same."""
-    return 100 * torch.finfo(logits.dtype).eps * logits.abs().max()
+    return min(100 * torch.finfo(logits.dtype).eps, 0.03) * logits.abs().max()
 
 
 @contextmanager
 def recording(
-    lm: LM, into: dict[int, torch.Tensor], returns: list[int], device: torch.device
+    lm: LM, into: dict[int, torch.Tensor], returns: list[int], device: torch.device, copies: int = 1
 ) -> Iterator[None]:
     """Keep what enters each layer, `into[layer]` [row, pos, d_model] on `device`, and how each returns its
-    output.
+    output. Of several copies of the rows, the first is kept.
     """
 
     def keep(layer: int):
         def hook(module: nn.Module, args, kwargs, output):
             hidden = args[0] if args else kwargs["hidden_states"]
-            into[layer], returns[layer] = hidden.detach().to(device), returned(output)
+            kept = hidden.detach()
+            if copies > 1:
+                kept = kept[: len(kept) // copies].clone()  # a slice would keep all copies in memory
+            into[layer], returns[layer] = kept.to(device), returned(output)
 
         return hook
 
@@ -151,7 +168,7 @@ def reading_only(lm: LM, norm: nn.Module, span: Span, copies: int) -> Iterator[N
     whole: list[torch.Tensor] = []
 
     def at_reads(x):
-        return x[rows, position.repeat(copies)][None]
+        return x[rows.to(x.device), position.repeat(copies).to(x.device)][None]
 
     def shorten(module, args, kwargs):
         whole.append(args[0] if args else kwargs["hidden_states"])

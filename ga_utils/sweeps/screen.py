@@ -50,8 +50,9 @@ def attribution(sweep: ExactSweep, answers: list[int], heads: list[Head]) -> tup
 def _first_order(sweep: ExactSweep, answers: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-odds of the right choice, [example], and how each head's ablation is estimated to change them: its
     sum over positions and the sum of its squares, [2, example, head of any mixer]."""
-    margins = torch.zeros(len(answers))
-    changes = torch.zeros(2, len(answers), sum(mixer.n_heads for mixer in sweep.mixers))
+    n_heads = sum(mixer.n_heads for mixer in sweep.mixers)
+    margins = torch.zeros(len(answers), dtype=torch.float32)
+    changes = torch.zeros(2, len(answers), n_heads, dtype=torch.float32)
 
     def with_gradients(lm: LM, span: Span, cache, keep: bool):
         recorded: list[torch.Tensor | None] = [None] * len(sweep.mixers)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,13 +29,17 @@ def _sample(rows, make: Make, n: int, rng: random.Random, what: str) -> list[Exa
     """Go through the rows in random order until n of them have become examples.
 
     Args:
-        what: names the data set in the error that is raised if there are fewer.
+        what: names the data set in errors.
+
+    Raises:
+        ValueError: there are fewer than n; or a row lacks something (names it).
     """
     found: list[Example] = []
     for index in rng.sample(range(len(rows)), len(rows)):
         if len(found) == n:
             break
-        example = make(index, rows[index])
+        with _naming(what, index, rows[index]):
+            example = make(index, rows[index])
         if example:
             found.append(example)
     if len(found) < n:
@@ -42,9 +47,20 @@ def _sample(rows, make: Make, n: int, rng: random.Random, what: str) -> list[Exa
     return found
 
 
+@contextmanager
+def _naming(what: str, index: int, row: dict) -> Iterator[None]:
+    """An error inside becomes one that names the row."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ValueError(f"row {index} of {what} can't be asked ({error}): {row}") from error
+
+
 def _example(context: str, options: Iterable[str], answer: int, task: str) -> Example | None:
     """A question as the harness splits it: all space between prompt and choice belongs to the choice."""
     options, prompt = list(options), context.rstrip()
+    if None in options or answer is None:
+        raise ValueError("an option is missing" if None in options else "its answer is missing")
     if len(set(options)) < len(options):
         return None
     return Example(prompt, tuple(f"{context[len(prompt) :]} {option}" for option in options), answer, task)
@@ -70,6 +86,8 @@ def mmlu(n: int, seed: int, shots: int, subjects: list[str] | None, content: boo
     shown = _mmlu_shots(ask, shots)
 
     def make(index: int, row: dict) -> Example | None:
+        if None in row["choices"]:
+            raise ValueError("an option is missing")
         if len(set(row["choices"])) < 4:  # left out in both forms, so that a seed picks the same questions
             return None
         kind = "questions" if content else "multiple choice questions"
@@ -85,10 +103,13 @@ def mmlu(n: int, seed: int, shots: int, subjects: list[str] | None, content: boo
 def _mmlu_shots(ask: Callable[[dict], tuple[str, list[str]]], shots: int) -> dict[str, str]:
     """For each subject, as text: the first `shots` of the five solved questions in its dev split."""
     shown, count = defaultdict(str), Counter()
-    for row in read(datasets.MMLU._replace(split="dev")) if shots else ():
+    for index, row in enumerate(read(datasets.MMLU._replace(split="dev")) if shots else ()):
         count[row["subject"]] += 1
         if count[row["subject"]] <= shots:
-            context, options = ask(row)
+            with _naming("MMLU's dev split", index, row):
+                if None in (*row["choices"], row["answer"]):
+                    raise ValueError("an option or the answer is missing")
+                context, options = ask(row)
             shown[row["subject"]] += f"{context} {options[row['answer']]}\n\n"
     return shown
 

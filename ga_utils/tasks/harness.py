@@ -47,17 +47,18 @@ def lm_eval(lm: LM, tasks: list, limit: int | float | None = None, shots: int | 
     if tokenizer.eos_token is None:
         # No text of the tiny world ever ends, but the harness wants a token at which generation stops.
         tokenizer.eos_token = tokenizer.bos_token or tokenizer.unk_token
-    results = simple_evaluate(
-        model=HFLM(lm.model, tokenizer=tokenizer, backend="causal", max_length=lm.max_length),
-        tasks=[tasks] if isinstance(tasks, str) else list(tasks),
-        limit=limit,
-        num_fewshot=shots,
-        task_manager=_task_manager(),
-        log_samples=False,
-        random_seed=None,  # leave everybody's random numbers alone
-        numpy_random_seed=None,
-        torch_random_seed=None,
-    )
+    with lm.evaluating():
+        results = simple_evaluate(
+            model=HFLM(lm.model, tokenizer=tokenizer, backend="causal", max_length=lm.max_length),
+            tasks=[tasks] if isinstance(tasks, str) else list(tasks),
+            limit=limit,
+            num_fewshot=shots,
+            task_manager=_task_manager(),
+            log_samples=False,
+            random_seed=None,  # leave everybody's random numbers alone
+            numpy_random_seed=None,
+            torch_random_seed=None,
+        )
     return _table(results)
 
 

@@ -208,7 +208,7 @@ def _likeliest(lm: LM, prompt: str, k: int = 3) -> str:
     """The k tokens that the model finds likeliest after a prompt: "' D' 98 %, ' B' 1 %, ' A' 0 %"."""
     if not 1 <= len(lm.tokenize([prompt])[0]) <= MAX_TOKENS:
         return "none, it is empty or too long"
-    with torch.no_grad():
+    with torch.no_grad(), lm.evaluating():
         p = lm.model(lm.encode(prompt)).logits[0, -1].float().softmax(-1)
     best = p.topk(min(k, len(p)))
     return ", ".join(f"{lm.tokenizer.decode([i])!r} {x:.0%}" for x, i in zip(*map(torch.Tensor.tolist, best)))
