@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ga_utils.models.catalog import MODELS
 from ga_utils.models.scan_memory import plain_scan_bytes, scan_shape
 
+DELTANETS = ["qwen3_next", "qwen3_5_text", "olmo_hybrid"]
 MLP = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
 
 
@@ -45,16 +46,20 @@ def config(family: str, heads: int, d_head: int, d_state: int, chunk: int):
             "ssm_cfg": {"d_state": d_state, "n_v_heads": heads, "n_qk_heads": heads, "chunk_size": chunk},
         },
     }
+    deltanet = {"linear_num_value_heads": heads, "linear_value_head_dim": d_head}
+    deltanet |= {"linear_num_key_heads": heads, "linear_key_head_dim": d_state}
+    deltanet |= {"layer_types": ["linear_attention", "full_attention"], "num_experts": 0}
+    values |= dict.fromkeys(DELTANETS, few | MLP | deltanet | {"num_hidden_layers": 2})
     return AutoConfig.for_model(family, vocab_size=100, pad_token_id=0, **values[family])
 
 
 def mixer_of(model):
     layer = model.base_model.layers[0]
-    return layer.mixer if hasattr(layer, "mixer") else layer.mamba
+    return next(getattr(layer, name) for name in ("mixer", "mamba", "linear_attn") if hasattr(layer, name))
 
 
 FAMILIES = ["mamba", "falcon_mamba", "jamba", "mamba2", "zamba2", "bamba", "granitemoehybrid", "falcon_h1"]
-FAMILIES += ["nemotron_h", "llamba"]
+FAMILIES += ["nemotron_h", "llamba", *DELTANETS]
 
 
 @torch.no_grad()
