@@ -25,6 +25,8 @@ LLAMBA_1B = {
     "mlp_cfg": {"intermediate_size": 8192, "bias": False, "act_fn": "silu"},
 }
 MAMBA2 = {"head_dim": 64, "state_size": 128, "n_groups": 1, "vocab_size": 50288, "tie_word_embeddings": True}
+QWEN3_5 = {"num_hidden_layers": 24, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256}
+QWEN3_5 |= {"linear_num_key_heads": 16, "linear_num_value_heads": 16, "tie_word_embeddings": True}
 SHAPES = {
     "llama-3.1-8b-instruct": (
         "llama",
@@ -76,6 +78,9 @@ SHAPES = {
         },
     ),
     "mamba2-130m": ("mamba2", MAMBA2 | {"hidden_size": 768, "num_heads": 24, "num_hidden_layers": 24}),
+    "qwen3.5-0.8b": ("qwen3_5_text", QWEN3_5 | {"hidden_size": 1024, "intermediate_size": 3584}),
+    "qwen3.5-2b": ("qwen3_5_text", QWEN3_5 | {"hidden_size": 2048, "intermediate_size": 6144}),
+    "olmo-hybrid-7b": ("olmo_hybrid", {}),
     "mamba2-1.3b": ("mamba2", MAMBA2 | {"hidden_size": 2048, "num_heads": 64, "num_hidden_layers": 48}),
 }
 

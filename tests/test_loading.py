@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import logits
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import ga_utils as ga
 from ga_utils.models.loading import INDEX, layer_of
@@ -45,6 +46,41 @@ def test_first_layers_are_the_truncated_models_bit_for_bit(family, tokenizer, tm
 def test_all_files_together_are_the_whole_model(family, tokenizer, tmp_path):
     lm = saved(families.build(family, tokenizer), tmp_path)
     assert torch.equal(logits(ga.load_model(str(tmp_path), device="cpu"), PROMPT), logits(lm, PROMPT))
+
+
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+TEXT |= {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+DELTA = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+DELTA |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+EXPERTS |= {"shared_expert_intermediate_size": 16}
+QWENS_EYE = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
+SIGLIP = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16, "image_size": 16}
+SIGLIP |= {"num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 8}
+SEEING = {
+    "qwen3_5": (TEXT | DELTA, QWENS_EYE),
+    "qwen3_5_moe": (TEXT | DELTA | EXPERTS, QWENS_EYE),
+    "gemma3": (TEXT | {"layer_types": ["sliding_attention", "full_attention"] * 2}, SIGLIP),
+}
+
+
+@pytest.mark.parametrize("n_layers", [None, 2])
+@pytest.mark.parametrize("family", SEEING)
+def test_a_language_model_that_is_published_with_an_image_encoder(family, n_layers, tokenizer, tmp_path):
+    """Qwen3.5, for one, comes in such checkpoints alone."""
+    text, image = SEEING[family]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        family, text_config=text | {"vocab_size": len(tokenizer)}, vision_config=image
+    )
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    model.save_pretrained(tmp_path, max_shard_size="5KB")
+    tokenizer.save_pretrained(tmp_path)
+    lm = ga.load_model(tmp_path, device="cpu", n_layers=n_layers)
+    assert lm.n_layers == (n_layers or 4)
+    lm, whole = ga.wrap(lm.model, tokenizer), ga.wrap(model, tokenizer)
+    with ga.truncate(whole, lm.n_layers):
+        assert torch.equal(logits(lm, PROMPT), logits(whole, PROMPT))
 
 
 def change(folder, edit):

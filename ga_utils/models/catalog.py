@@ -103,6 +103,9 @@ LLAMA_8B = (
 )
 LLAMA_1B = (Repository("unsloth/Llama-3.2-1B-Instruct", "5a8abab4a5d6f164389b1079fb721cfab8d7126c"),)
 LLAMBA_8B_SCAN = ScanShape("llamba", n_heads=32, d_head=128, d_state=64, chunk_size=128)
+QWEN3_5_SCAN = ScanShape("deltanet", n_heads=16, d_head=128, d_state=128, chunk_size=64)
+QWEN3_5_08B = (Repository("Qwen/Qwen3.5-0.8B", "2fc06364715b967f1860aea9cf38778875588b17"),)
+QWEN3_5_2B = (Repository("Qwen/Qwen3.5-2B", "15852e8c16360a2fea060d615a32b45270f8a8fc"),)
 SMOLLM2 = "HuggingFaceTB/SmolLM2"
 SEE_CARD = "see the model's card"
 
@@ -191,6 +194,16 @@ MODELS = {
         gb=2.69,
         fixed_gb=0.21,
         scan=ScanShape("mamba2", n_heads=64, d_head=64, d_state=128, chunk_size=256),
+    ),
+    "qwen3.5-0.8b": Entry(QWEN3_5_08B, "Apache-2.0", layers=24, gb=1.50, fixed_gb=0.51, scan=QWEN3_5_SCAN),
+    "qwen3.5-2b": Entry(QWEN3_5_2B, "Apache-2.0", layers=24, gb=3.76, fixed_gb=1.02, scan=QWEN3_5_SCAN),
+    "olmo-hybrid-7b": Entry(
+        sources=(Repository("allenai/Olmo-Hybrid-7B", "4f1cc566f9fdf3ce68da2ab6a788a83d89896dcf"),),
+        licence="Apache-2.0",
+        layers=32,
+        gb=14.86,
+        fixed_gb=1.54,
+        scan=ScanShape("deltanet", n_heads=30, d_head=192, d_state=96, chunk_size=64),
     ),
     "smollm2-135m-instruct-q4": Entry(
         sources=(),

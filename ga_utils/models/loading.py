@@ -102,7 +102,7 @@ def read_model(
     """
     folder = folder.resolve()
     config = AutoConfig.from_pretrained(folder)
-    whole = config.num_hidden_layers
+    whole = config.get_text_config().num_hidden_layers
     if n_layers is not None and not 1 <= n_layers <= whole:
         raise ValueError(f"n_layers={n_layers}: {folder.name} has {whole} layers, ask for 1 or more of them")
     if n_layers is not None:
@@ -215,6 +215,11 @@ def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
     if number in values:  # NemotronH has none: its list of layer kinds gives the number
         values[number] = n_layers
     try:
+        if (
+            config.get_text_config() is not config
+        ):  # Qwen3.5: the language model stands beside an image encoder
+            cut = first_layers(config.get_text_config(), n_layers)
+            return type(config).from_dict(config.to_dict() | {"text_config": cut.to_dict()})
         if getattr(config, "num_kv_shared_layers", 0) and n_layers < config.num_hidden_layers:
             raise ValueError("its last layers use keys and values of earlier ones")
         return type(config).from_dict(values)
@@ -226,9 +231,10 @@ def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
 
 
 def layer_of(weight: str) -> int:
-    """The number of the layer that a weight belongs to, read off its name; -1 if it belongs to none."""
+    """The number of the layer that a weight belongs to, read off its name; -1 if it belongs to none, or to an
+    encoder of images or sound beside the language model."""
     found = re.search(r"(?:^|\.)layers\.(\d+)\.", weight)
-    return int(found[1]) if found else -1
+    return int(found[1]) if found and not re.search("vision|visual|audio", weight) else -1
 
 
 @contextmanager
