@@ -19,8 +19,7 @@ with T strictly lower triangular, and W = E ∘ (Q Kᵀ), which would be Mamba-2
     M = W (I + T)⁻¹ diag(beta)
 
 The values go in linearly, so M is the layer's implicit attention. Unlike Mamba-2's its entries can be
-negative to good purpose: a row takes back what was overwritten since. (The paper solves the same system chunk
-by chunk, in its section 3.3; here the whole prompt is one chunk.)
+negative to good purpose: a row takes back what was overwritten since.
 """
 
 from __future__ import annotations
@@ -32,6 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.activations import ACT2FN
+
+CHUNK = 128  # positions whose matrices are made at once
 
 
 @dataclass(frozen=True)
@@ -65,29 +66,48 @@ class DeltaScan:
 
         first: only the rows of queries from here on.
         """
-        n = len(self.x)
-        M = torch.zeros(len(heads), n - first, n, dtype=self.x.dtype, device=self.x.device)
-        for i, head in enumerate(heads):
-            group, decay = self.group(head), self._decay(head)
-            k, q, beta = self.k[:, group], self.q[first:, group], self.beta[:, head]
-            W = (q @ k.T).mul_(decay[first:])
-            # X (I + T) = W; the solver takes ones for the diagonal, whatever is there.
-            T = (k @ k.T).mul_(decay).mul_(beta[:, None])
-            X = torch.linalg.solve_triangular(T, W, upper=False, left=False, unitriangular=True)
-            M[i] = X.mul_(beta).tril_(first)
-        return M
+        return self._unrolled(list(heads), first)[0]
 
     def state(self, heads: Sequence[int]) -> torch.Tensor:
         """The state after the last position, [len(heads), d_head, d_state]; empty before the first."""
-        S = self.x.new_zeros(len(heads), self.x.shape[-1], self.k.shape[-1])
-        for i, head in enumerate(heads if len(self.x) else ()):
-            k, beta, decay = self.k[:, self.group(head)], self.beta[:, head, None], self._decay(head)
-            T = (k @ k.T).mul_(decay).mul_(beta)
-            written = torch.linalg.solve_triangular(
-                T, beta * self.x[:, head], upper=False, unitriangular=True
+        heads = list(heads)
+        written = self._unrolled(heads, len(self.x))[1]  # its rows are those of the state, transposed
+        return (written @ self.x[:, heads].transpose(0, 1)).mT
+
+    def _unrolled(self, heads: list[int], first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """M from row `first` on, [head, query, key], and P [head, d_state, key], with which Sᵀ = P V at last.
+
+        Chunk by chunk (section 3.3), which takes as many products as Mamba-2's M. With P that of the chunks
+        before, and g[t] the decay since then, the chunk's own values V' are joined by what P says of V:
+
+            (I + T) U = diag(beta) V' - diag(beta g) K P V        O = W U + diag(g) Q P V
+        """
+        n, groups = len(self.x), [self.group(head) for head in heads]
+        M = self.x.new_zeros(len(heads), n - first, n)
+        P = self.x.new_zeros(len(heads), self.k.shape[-1], n)
+        # In float64, as the difference of two sums loses digits; on the CPU, as not every device has it.
+        log_alpha = self.log_alpha[:, heads].T.cpu().double()
+        for start in range(0, n, CHUNK):
+            part = slice(start, min(n, start + CHUNK))
+            k, q = (of[part, groups].transpose(0, 1) for of in (self.k, self.q))  # [head, pos, d_state]
+            beta, total = self.beta[part, heads].T.unsqueeze(-1), log_alpha[:, part].cumsum(-1)
+            E = (total.unsqueeze(-1) - total.unsqueeze(-2)).tril_().exp_().tril_().to(self.x)
+            g = total.exp().unsqueeze(-1).to(self.x)
+            T, W = beta * (k @ k.mT) * E, (q @ k.mT) * E
+            # The solver takes ones for the diagonal, whatever is there.
+            own, old = (
+                torch.linalg.solve_triangular(T, right, upper=False, unitriangular=True)
+                for right in (torch.diag_embed(beta.squeeze(-1)), beta * g * k)
             )
-            S[i] = (written * decay[-1, :, None]).T @ k
-        return S
+            if part.stop > first:
+                skip = max(0, first - start)
+                rows = slice(start + skip - first, part.stop - first)
+                M[:, rows, part] = (W @ own)[:, skip:]
+                M[:, rows, :start] = (g * q - W @ old)[:, skip:] @ P[..., :start]
+            kept = (E[:, -1:].mT * k).mT  # [head, d_state, pos], faded until the chunk's end
+            P[..., :start] = g[:, -1:] * P[..., :start] - (kept @ old) @ P[..., :start]
+            P[..., part] = kept @ own
+        return M, P
 
     def resumed(self, heads: Sequence[int], state: torch.Tensor) -> torch.Tensor:
         """o, [pos, len(heads), d_head], from a state before the first position on: the recurrence itself."""
@@ -101,12 +121,6 @@ class DeltaScan:
             S = S + (self.beta[t, heads, None] * lacks).unsqueeze(-1) * k.unsqueeze(1)
             o.append((S @ q.unsqueeze(-1)).squeeze(-1))
         return torch.stack(o) if o else self.x[:, heads]
-
-    def _decay(self, head: int) -> torch.Tensor:
-        """E[t, s] for s ≤ t, 0 above: [query, key]."""
-        # Sums in float64: the difference of two float32 sums over thousands of positions would lose digits.
-        total = self.log_alpha[:, head].cpu().double().cumsum(0)
-        return (total[:, None] - total).tril_().exp_().tril_().to(self.x)
 
 
 def is_deltanet(mixer: nn.Module) -> bool:
