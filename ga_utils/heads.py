@@ -181,7 +181,7 @@ def mask_last_row(lm: LM, kind: str = "attention", rows: int = 1) -> Iterator[LM
     Zamba2-7B). When you run the model yourself, a text ends where its attention mask ends.
 
     Args:
-        kind: "attention", or "mamba1" / "mamba2" for the contrast.
+        kind: "attention", or "mamba1" / "mamba2" / "deltanet" for the contrast.
         rows: how many positions from the end are masked. A choice of k tokens is predicted at k positions:
             rows=k is the strict test there, rows=1 masks only the last of them.
 

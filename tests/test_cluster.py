@@ -11,6 +11,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 import ray
@@ -118,6 +119,16 @@ def test_what_a_worker_cant_load_alike_is_refused(two_workers, tmp_path):
         ga.sweep_heads(lm, examples, engine="ray", progress=False)
     with checkpoint.sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM heads").fetchone() == (0,)
+
+
+@pytest.mark.slow
+def test_linear_layers_beside_attention_are_swept_by_workers_too(two_workers, tokenizer, tmp_path):
+    families.build("qwen3_next", tokenizer).model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    lm = ga.load_model(tmp_path, device="cpu")
+    examples = ga.tasks.mmlu(lm, n=3)
+    spread = ga.sweep_heads(lm, examples, engine="ray", progress=False)
+    assert close(spread, ga.sweep_heads(lm, examples, progress=False))
 
 
 def dies(lm):

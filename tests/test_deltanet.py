@@ -3,7 +3,9 @@
 import importlib
 from unittest import mock
 
+import by_hand
 import families
+import numpy as np
 import pytest
 import torch
 from test_ssm import run
@@ -46,7 +48,8 @@ def test_the_matrix_is_what_unit_impulses_bring_out_of_the_recurrent_form(family
         hidden = torch.randn(length, 32)
         (q, k, v, g, beta), recurrent = operands(mixer, hidden)
         impulses = torch.eye(length).expand(1, mixer.n_heads, -1, -1).transpose(1, 2)  # v[t] of a head is e_t
-        expected = recurrent(q, k, impulses, g=g, beta=beta, use_qk_l2norm_in_kernel=True)[0][0]
+        how = {"use_qk_l2norm_in_kernel": True, "initial_state": None, "output_final_state": False}
+        expected = recurrent(q, k, impulses, g=g, beta=beta, **how)[0][0]
         scan = scan_of(mixer.module, hidden)
         M = scan.matrix(mixer.heads)
         assert (M.transpose(0, 1) - expected).abs().max() < 1e-4
@@ -98,6 +101,41 @@ def test_convolution_matrix_and_gate_make_z(family, tokenizer):
         before = conv_inputs(mixer.module, hidden)[9:12]  # the three positions before the twelfth
         rest = scan_of(mixer.module, hidden[12:], before)
         torch.testing.assert_close(rest.k, scan.k[12:], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", families.DELTANETS)
+def test_heads_kept_silenced_at_the_last_row_and_swept_in_two_goes(family, tokenizer, tmp_path):
+    """Of a linear layer, against a hook by hand on what enters its output projection."""
+    lm = families.build(family, tokenizer)
+    examples, mixer = ga.tasks.mmlu(lm, n=2), deltanets(lm)[0]
+    one, width = ga.Head(mixer.layer, 1), mixer.d_head
+
+    def right(columns, rows):
+        def change(spot, z):
+            if spot.layer == mixer.layer:
+                z[rows, columns] = 0
+            return z
+
+        return np.array([by_hand.logprobs(lm, example, change) for example in examples])
+
+    others = [c for c in range(width * mixer.n_heads) if not width <= c < 2 * width]
+
+    def of_all(spot, z):
+        if any(spot.layer == each.layer for each in deltanets(lm)):
+            z[-1] = 0
+        return z
+
+    with ga.keep_only(lm, [one]):
+        assert by_hand.gap(ga.evaluate(lm, examples), right(others, slice(None))) < 1e-4
+    with ga.mask_last_row(lm, "deltanet"):
+        masked = ga.evaluate(lm, examples)
+    assert by_hand.gap(masked, [by_hand.logprobs(lm, e, of_all) for e in examples]) < 1e-4
+    path = tmp_path / "sweep.sqlite"
+    first = ga.sweep_heads(lm, examples, [one], checkpoint=path, progress=False)
+    both = ga.sweep_heads(lm, examples, [one, ga.Head(mixer.layer, 2)], checkpoint=path, progress=False)
+    alone = ga.Score.of(right(slice(width, 2 * width), slice(None)), examples).right_logprob
+    assert first.logprob[one.layer, 1] == both.logprob[one.layer, 1] == pytest.approx(alone, abs=1e-4)
 
 
 def test_maps_scores_and_states_of_a_hybrid(tokenizer):

@@ -7,7 +7,7 @@ from live_memory import LiveMemory
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ga_utils.models.catalog import MODELS
-from ga_utils.models.scan_memory import plain_scan_bytes, scan_shape
+from ga_utils.models.scan_memory import BROADCASTS, plain_scan_bytes, scan_shape
 
 DELTANETS = ["qwen3_next", "qwen3_5_text", "olmo_hybrid"]
 MLP = {"intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -73,7 +73,8 @@ def test_the_estimate_is_what_the_mixer_holds(family, heads, d_head, d_state, ch
             hidden = torch.randn(batch, length, model.config.hidden_size, dtype=dtype)
             with LiveMemory(model) as live:
                 mixer_of(model)(hidden)
-            assert plain_scan_bytes(shape, batch, length, dtype) == pytest.approx(live.peak, rel=0.15)
+            ratio = plain_scan_bytes(shape, batch, length, dtype) / live.peak
+            assert 0.85 < ratio < (1.35 if BROADCASTS and family in DELTANETS else 1.15)
 
 
 def test_it_grows_with_prompts_and_with_whole_chunks():

@@ -29,7 +29,7 @@ def log_odds(lm, examples):
     ).logsumexp(1)
 
 
-@pytest.mark.parametrize("family", ["llama", "llamba", "falcon_mamba", "mamba2", "zamba2"])
+@pytest.mark.parametrize("family", ["llama", "llamba", "falcon_mamba", "mamba2", "zamba2", "olmo_hybrid"])
 def test_the_estimate_is_the_derivative(family, tokenizer):
     """Against a finite difference in float64: z a ten-thousandth smaller and larger, tasks of one and
     several tokens a choice.

@@ -144,8 +144,8 @@ def _qwen3_next(tokenizer, seed: int, layers: list[str], d_state: int, taps: int
     )
     torch.manual_seed(seed)
     model = Qwen3NextForCausalLM(config)
-    start_as_mamba2(model)
     relate_embeddings(model, tokenizer)
+    start_as_mamba2(model)
     lengthen_memory(model)
     return model
 
@@ -171,19 +171,32 @@ def relate_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 @torch.no_grad()
 def start_as_mamba2(model: PreTrainedModel) -> None:
-    """PyTorch's own start for convolutions and for what writes to the residual stream, the latter divided by
-    the square root of the number of layers, as in Hugging Face's Mamba-2.
+    """Gated DeltaNet layers start as Mamba-2's do: the first one writes more to the residual stream than the
+    embeddings hold, and a token changes little of the state.
 
-    Hugging Face draws all of Qwen3-Next with one standard deviation. With 0.02, values are so small that the
-    norm behind the state stifles them; with 0.1, layers write so much that tokens drown in it. With this
-    start a run with `d_state` 16 knew letters after 2,050 steps, and dictionaries not even after 3,850.
+    Convolutions and what the mixers write get PyTorch's own start, as in Hugging Face's Mamba-2; twice that
+    for the latter, as the gate comes behind the norm here and halves what it lets through. The MLP starts
+    with nothing. The layer has no bias that would tell beta where to start, and at 1/2, where it does
+    start, each token overwrites half of what lies along its key. So the first dimension of all embeddings is
+    the same number, which beta's projection takes as a bias: beta starts near 0.05.
+
+    Without these, repeated texts were not learned in 900 steps, and dictionaries never.
     """
+    embeddings = model.get_input_embeddings().weight
+    embeddings[:, 0] = 3 * model.config.initializer_range
     for name, module in model.named_modules():
-        writes = name.endswith(("out_proj", "o_proj", "down_proj"))
-        if writes or isinstance(module, nn.Conv1d):
+        if name.endswith(("out_proj", "o_proj")) or isinstance(module, nn.Conv1d):
             module.reset_parameters()
-        if writes:
-            module.weight /= math.sqrt(model.config.num_hidden_layers)
+        if name.endswith("out_proj"):
+            module.weight *= 2
+        if name.endswith("down_proj"):
+            module.weight.zero_()
+        if name.endswith("in_proj_qkvz"):
+            module.weight[:, 0] = 0
+        if name.endswith("in_proj_ba"):  # for each group of heads that share a key: beta's rows, decay's rows
+            beta, decay = module.weight.unflatten(0, (-1, 2, 4)).unbind(1)
+            beta *= 0.3
+            beta[..., 0], decay[..., 0] = -1, 0
 
 
 @torch.no_grad()
