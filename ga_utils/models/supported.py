@@ -57,6 +57,6 @@ def check_supported(model: nn.Module, tokenizer) -> None:
             which = f"layer {unknown[0]} is a {type(layer).__name__} of {parts}"
         raise ValueError(
             f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold "
-            "softmax attention with "
-            f"an o_proj, or Mamba with an out_proj, under one of the names {', '.join(MIXERS)}; {which}"
+            "softmax attention with an o_proj, or Mamba or Gated DeltaNet with an out_proj, under one of the "
+            f"names {', '.join(MIXERS)}; {which}"
         )
