@@ -207,6 +207,10 @@ def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
     Raises:
         ValueError: a model whose layers depend on one another otherwise than in order.
     """
+    text = config.get_text_config()
+    if text is not config:  # Qwen3.5: the language model stands beside an image encoder
+        cut = first_layers(text, n_layers)
+        return type(config).from_dict(config.to_dict() | {"text_config": cut.to_dict()})
     values = {
         key: value[:n_layers] if key in PER_LAYER and value else value
         for key, value in config.to_dict().items()
@@ -215,11 +219,6 @@ def first_layers(config: PreTrainedConfig, n_layers: int) -> PreTrainedConfig:
     if number in values:  # NemotronH has none: its list of layer kinds gives the number
         values[number] = n_layers
     try:
-        if (
-            config.get_text_config() is not config
-        ):  # Qwen3.5: the language model stands beside an image encoder
-            cut = first_layers(config.get_text_config(), n_layers)
-            return type(config).from_dict(config.to_dict() | {"text_config": cut.to_dict()})
         if getattr(config, "num_kv_shared_layers", 0) and n_layers < config.num_hidden_layers:
             raise ValueError("its last layers use keys and values of earlier ones")
         return type(config).from_dict(values)
