@@ -174,9 +174,11 @@ def look_at(lm: LM, edit: Edit, mixer: Mixer, heads: list[int], last: list[int],
             weights = scan.matrix(range(mixer.n_heads), first=end - 1)[:, 0]  # [head, key]
             masked = torch.zeros_like(weights[ours])
             masked[:, to[index]] = weights[ours][:, to[index]]
-            size = masked.abs().sum(-1, keepdim=True)
-            if not size.all():
+            largest = masked.abs().amax(-1, keepdim=True)
+            if not largest.all():
                 raise ValueError(f"L{mixer.layer}: a head gives nothing at all to positions {to[index]}")
+            masked /= largest  # what is nearly forgotten may be 1e-40, by which nothing can be divided
+            size = masked.abs().sum(-1, keepdim=True)
             weights[ours] = masked * (weights[ours].abs().sum(-1, keepdim=True) / size)
             y = torch.einsum("hs,shd->hd", weights, scan.x) + scan.D[:, None] * scan.x[-1]
             z[row, end - 1] = gated(mixer.module, hidden[-1:], y.flatten()[None])[0].to(z)

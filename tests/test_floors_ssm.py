@@ -11,13 +11,21 @@ import ga_utils as ga
 
 pytestmark = pytest.mark.slow
 SEED = 777_001
-PURE = ("tiny-llamba-unaligned", "tiny-llamba", "tiny-llamba-onetap", "tiny-mamba2", "tiny-falcon-mamba")
+PURE = (
+    "tiny-llamba-unaligned",
+    "tiny-llamba",
+    "tiny-llamba-onetap",
+    "tiny-mamba2",
+    "tiny-falcon-mamba",
+    "tiny-deltanet",
+)
+HYBRIDS = ("tiny-zamba2", "tiny-qwen3-next")
 STATES = ("tiny-mamba2-d4", "tiny-mamba2", "tiny-mamba2-d16")  # d_state 4, 8, 16
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: ga.load_model(name, device="cpu") for name in {*PURE, *STATES, "tiny-zamba2"}}
+    return {name: ga.load_model(name, device="cpu") for name in {*PURE, *STATES, *HYBRIDS}}
 
 
 def kv(lm, n_pairs, n=1000):
@@ -28,7 +36,7 @@ def kv(lm, n_pairs, n=1000):
 whole_kv = cache(kv)
 
 
-@pytest.mark.parametrize("name", [*PURE, "tiny-zamba2"])
+@pytest.mark.parametrize("name", [*PURE, *HYBRIDS])
 def test_every_model_knows_the_facts(models, name):
     assert ga.evaluate(models[name], ga.tasks.knowledge(models[name], n=1000, seed=SEED)).accuracy >= 0.95
 
@@ -40,7 +48,7 @@ def test_pure_ssms_fall_behind_at_32_pairs(models, tiny, name):
     assert whole_kv(tiny, 32) - whole_kv(models[name], 32) >= 0.15
 
 
-@pytest.mark.parametrize("name", ["tiny-llamba", "tiny-mamba2", "tiny-mamba2-d16"])
+@pytest.mark.parametrize("name", ["tiny-llamba", "tiny-mamba2", "tiny-mamba2-d16", "tiny-deltanet"])
 def test_the_gap_grows_with_the_number_of_pairs(models, tiny, name):
     gaps = [whole_kv(tiny, p, n=500) - whole_kv(models[name], p, n=500) for p in (2, 8, 32)]
     assert gaps == sorted(gaps) and gaps[0] <= 0.1 and gaps[2] >= gaps[0] + 0.1
@@ -69,7 +77,9 @@ def test_the_ssms_aggregate_rows_are_smoother(models, tiny, name):
     assert difference.mean() - 1.96 * difference.std(ddof=1) / len(difference) ** 0.5 > 0
 
 
-@pytest.mark.parametrize("name, letters", [("tiny-llamba-onetap", 0.9), ("tiny-falcon-mamba", 0.8)])
+@pytest.mark.parametrize(
+    "name, letters", [("tiny-llamba-onetap", 0.9), ("tiny-falcon-mamba", 0.8), ("tiny-deltanet", 0.95)]
+)
 def test_these_answer_letters_and_look_up_four_pairs(models, name, letters):
     lm = models[name]
     assert ga.evaluate(lm, ga.tasks.mmlu(lm, n=1000, seed=SEED)).accuracy >= letters
@@ -135,6 +145,21 @@ def test_the_hybrids_letters_need_attention_but_not_at_the_end(models):
         assert ga.evaluate(lm, letters).accuracy <= 0.65
     with ga.mask_last_row(lm, "mamba2"):
         assert ga.evaluate(lm, letters).accuracy <= 0.32
+
+
+def test_the_other_hybrid_has_attention_and_does_without(models):
+    """What it looks up, it looks up in its states."""
+    lm = models["tiny-qwen3-next"]
+    letters = ga.tasks.mmlu(lm, n=1000, seed=SEED)
+    attention = [head for head in ga.alive_heads(lm) if lm.mixers[head.layer].kind == "attention"]
+    right, found = ga.evaluate(lm, letters).accuracy, kv(lm, 4)
+    assert len(attention) == 4 and right >= 0.95 and found >= 0.6
+    with ga.ablate(lm, attention):
+        assert abs(ga.evaluate(lm, letters).accuracy - right) <= 0.03
+        assert abs(kv(lm, 4) - found) <= 0.05
+    with ga.mask_last_row(lm, "deltanet"):
+        assert ga.evaluate(lm, letters).accuracy <= 0.4
+        assert kv(lm, 4) <= 0.35
 
 
 def test_so_does_the_hybrid_put_together(models, tiny):

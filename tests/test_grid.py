@@ -298,17 +298,25 @@ def test_a_shipped_table_holds_every_run_of_its_grid_and_each_once(name):
     ours = {tuple(asdict(run).values()) for run in runs}
     found = table[list(asdict(runs[0]))].value_counts()
     assert set(found.index) == ours
-    once = {"ssm_grid": None, "ssm_conv": None, "retrieval_aware": 3}.get(name, 1)  # rows of a run
+    curves = dict.fromkeys(("ssm_grid", "ssm_conv", "deltanet", "qwen3_next"))
+    once = (curves | {"retrieval_aware": 3}).get(name, 1)  # rows of a run
     assert once is None or set(found) == {once}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, d_state", [("tiny-mamba2-d4", 4), ("tiny-mamba2", 8), ("tiny-mamba2-d16", 16)]
+    "name, of, d_state",
+    [
+        ("tiny-mamba2-d4", "ssm_grid", 4),
+        ("tiny-mamba2", "ssm_grid", 8),
+        ("tiny-mamba2-d16", "ssm_grid", 16),
+        ("tiny-deltanet", "deltanet", 16),
+        ("tiny-qwen3-next", "qwen3_next", 8),
+    ],
 )
-def test_the_mamba2s_that_ship_are_runs_of_the_grid(name, d_state):
+def test_models_that_ship_are_runs_of_a_grid(name, of, d_state):
     """Their answers are those in the table; a near tie may come out otherwise on another machine."""
-    table, lm = ga.runs("ssm_grid_answers"), ga.load_model(name, device="cpu")
+    table, lm = ga.runs(f"{of}_answers"), ga.load_model(name, device="cpu")
     (run,) = table[(table.d_state == d_state) & (table.seed == 1)].to_dict("records")
     for task, examples in all_tasks(lm, 300).items():
         if task in ("mmlu", "KV 8", "KV 32"):

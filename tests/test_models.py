@@ -22,6 +22,8 @@ CLASSES = {
     "tiny-mamba2": "Mamba2ForCausalLM",
     "tiny-mamba2-d4": "Mamba2ForCausalLM",
     "tiny-mamba2-d16": "Mamba2ForCausalLM",
+    "tiny-deltanet": "Qwen3NextForCausalLM",
+    "tiny-qwen3-next": "Qwen3NextForCausalLM",
     "tiny-zamba2": "Zamba2ForCausalLM",
     "tiny-llama-unguided": "LlamaForCausalLM",
     "tiny-llama-unguided-2": "LlamaForCausalLM",

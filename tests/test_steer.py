@@ -219,6 +219,19 @@ def test_an_ssm_head_that_gives_nothing_can_not_be_steered(tokenizer):
     assert_untouched(lm, before)
 
 
+def test_what_is_nearly_forgotten_can_be_looked_at_as_well(tokenizer):
+    """Its entries lie near 1e-41, whose inverse is infinite in float32."""
+    lm, exact = (families.build("mamba2", tokenizer, dtype) for dtype in (torch.float32, torch.float64))
+    (example,) = questions(lm)[:1]
+    lm.mixers[0].module.A_log.data.zero_()
+    lm.mixers[0].module.dt_bias.data.fill_(1.4)
+    exact.model.load_state_dict(lm.model.state_dict())
+    entries = ga.attention_map(lm, example.prompt, 0, [1])[0, -1, 2:4]
+    assert 0 < entries.abs().max() < 1e-40
+    found, right = (ga.steer(m, ["L0H1"], [example], lambda e: [2, 3]) for m in (lm, exact))
+    assert gap(found, right.logprobs.tolist()) < 1e-3
+
+
 def test_positions_out_of_a_sliding_window_are_refused(tokenizer):
     lm = build("gemma2", tokenizer)
     windowed = [ga.Head(0, 0)]  # its first layer has a window of 5, its second none

@@ -30,7 +30,9 @@ TINY = (
     "tiny-mamba2",
     "tiny-mamba2-d16",
     "tiny-falcon-mamba",
+    "tiny-deltanet",
     "tiny-zamba2",
+    "tiny-qwen3-next",
 )
 WORKING_GB = 1.5  # memory beside the weights: activations, logits, and what the GPU's driver takes for itself
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ga_utils.tasks import world
-from ga_utils.training.grid_runs import tiny_mamba2
+from ga_utils.training.grid_runs import DeltaNet, Qwen3Next, tiny_from_scratch
 from ga_utils.training.recipes import (
     tiny_falcon_mamba,
     tiny_llama,
@@ -31,10 +31,12 @@ RECIPES = {
     "tiny-llamba": tiny_llamba,  # and tiny-llamba-unaligned on the way
     "tiny-llamba-onetap": partial(tiny_llamba, taps=1, steps=1500, save_unaligned=False),
     "tiny-falcon-mamba": tiny_falcon_mamba,
-    "tiny-mamba2": tiny_mamba2,
-    "tiny-mamba2-d4": partial(tiny_mamba2, d_state=4),
-    "tiny-mamba2-d16": partial(tiny_mamba2, d_state=16),
+    "tiny-mamba2": partial(tiny_from_scratch, d_state=8),
+    "tiny-mamba2-d4": partial(tiny_from_scratch, d_state=4),
+    "tiny-mamba2-d16": partial(tiny_from_scratch, d_state=16),
+    "tiny-deltanet": partial(tiny_from_scratch, d_state=16, kind=DeltaNet),
     "tiny-zamba2": tiny_zamba2,
+    "tiny-qwen3-next": partial(tiny_from_scratch, d_state=8, kind=Qwen3Next),
 }
 SEEDS = {"tiny-llama": 2, "tiny-llama-unguided-2": 2}  # of the shipped models; 1 for all others
 

@@ -160,9 +160,9 @@ class Qwen3Next(FromScratch):
     )
 
 
-def tiny_mamba2(seed: int, out: Path, d_state: int = 8) -> None:
-    """The run of `ssm_grid` with this seed and `d_state`."""
-    run = Mamba2(d_state, 4, seed)
+def tiny_from_scratch(seed: int, out: Path, d_state: int, kind: type[FromScratch] = Mamba2) -> None:
+    """The run of the grid `ssm_grid`, or that of another kind, with this seed and `d_state`."""
+    run = kind(d_state, 4, seed)
     run.work()
     save(AutoModelForCausalLM.from_pretrained(run.folder / "model"), world_tokenizer(), out)
 
