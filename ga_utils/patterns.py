@@ -177,7 +177,7 @@ def look_at(lm: LM, edit: Edit, mixer: Mixer, heads: list[int], last: list[int],
             largest = masked.abs().amax(-1, keepdim=True)
             if not largest.all():
                 raise ValueError(f"L{mixer.layer}: a head gives nothing at all to positions {to[index]}")
-            masked /= largest  # what is nearly forgotten may be 1e-40, by which nothing can be divided
+            masked /= largest  # 1 divided by a sum near 1e-40 overflows float32
             size = masked.abs().sum(-1, keepdim=True)
             weights[ours] = masked * (weights[ours].abs().sum(-1, keepdim=True) / size)
             y = torch.einsum("hs,shd->hd", weights, scan.x) + scan.D[:, None] * scan.x[-1]

@@ -59,6 +59,23 @@ def test_the_matrix_is_what_unit_impulses_bring_out_of_the_recurrent_form(family
         assert torch.allclose(scan.x, v[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["tiny-deltanet", "tiny-qwen3-next"])
+def test_and_so_it_is_on_trained_weights(name):
+    """On what reaches each layer while the model reads a prompt."""
+    lm = ga.load_model(name, device="cpu")
+    (example,) = ga.tasks.kv_retrieval(lm, n_pairs=24, n=1, seed=9)
+    with torch.no_grad():
+        layers = lm.model(lm.encode(example.prompt), output_hidden_states=True, use_cache=False).hidden_states
+    for mixer in deltanets(lm):
+        hidden = mixer.block.input_layernorm(layers[mixer.layer][0]).detach()
+        (q, k, v, g, beta), recurrent = operands(mixer, hidden)
+        how = {"use_qk_l2norm_in_kernel": True, "initial_state": None, "output_final_state": False}
+        expected = recurrent(q, k, v, g=g, beta=beta, **how)[0][0]
+        scan = scan_of(mixer.module, hidden)
+        found = torch.einsum("hts,shd->thd", scan.matrix(mixer.heads), scan.x)
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def by_the_paper(scan, heads, state=None):
     """Equation 10 of arXiv 2412.06464, step by step: outputs [pos, head, d_head] and the last state."""
     S = torch.zeros(len(heads), scan.x.shape[-1], scan.k.shape[-1], dtype=scan.x.dtype)
