@@ -13,22 +13,6 @@ def step_by_entry(h, decay, B, x):
     return new
 
 
-def delta_by_matrices(h, alpha, beta, k, v):
-    """The paper's equation, whose S is h transposed."""
-    S = h.T
-    S = alpha * S @ (torch.eye(len(k)) - beta * torch.outer(k, k)) + beta * torch.outer(v, k)
-    return S.T
-
-
-def delta_by_entry(h, alpha, beta, k, v):
-    new = torch.zeros_like(h)
-    for d in range(len(v)):
-        read = sum(k[n] * alpha * h[n, d] for n in range(len(k)))
-        for n in range(len(k)):
-            new[n, d] = alpha * h[n, d] + beta * k[n] * (v[d] - read)
-    return new
-
-
 def unroll_loops(decay, B, C, first=1):
     n = len(decay)
     M = torch.zeros(n, n)
@@ -216,41 +200,9 @@ RIGHT = {
         implicit_as_impulses,
     ],
     "numbers_kept": [kept, kept_list, kept_tensors, kept_numpy, kept_counting],
-    "delta_step": [
-        delta_by_matrices,
-        delta_by_entry,
-        lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(k, v - k @ (alpha * h)),
-        lambda h, alpha, beta, k, v: h * alpha + k[:, None] * (beta * (v - alpha * (k @ h))),
-        lambda h, alpha, beta, k, v: (
-            alpha * (h - beta * torch.outer(k, torch.einsum("n,nd->d", k, h))) + beta * torch.outer(k, v)
-        ),
-    ],
 }
 
 WRONG = {  # name -> [(the answer, a part of what the learner is told)]
-    "delta_step": [
-        (lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(k, v), "as Mamba-2 does"),
-        (
-            lambda h, alpha, beta, k, v: alpha * h + beta * k[:, None] * (v - k @ h),
-            "has faded when it is read",
-        ),
-        (
-            lambda h, alpha, beta, k, v: alpha * (h - torch.outer(k, k @ h)) + beta * torch.outer(k, v),
-            "taken away whole",
-        ),
-        (
-            lambda h, alpha, beta, k, v: alpha * (1 - beta) * h + beta * torch.outer(k, v),
-            "weakens the whole state",
-        ),
-        (lambda h, alpha, beta, k, v: h + beta * torch.outer(k, v - k @ h), "nothing fades"),
-        (
-            lambda h, alpha, beta, k, v: delta_by_entry(h.T, alpha, beta, v / v.norm(), k),
-            "",
-        ),
-        (lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(v - k @ (alpha * h), k), "transposed"),
-        (lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(k, v + alpha * (k @ h)), "once more"),
-        (lambda h, alpha, beta, k, v: beta * torch.outer(k, v - k @ (alpha * h)), ""),
-    ],
     "next_state": [
         (lambda h, decay, B, x: decay * (h + torch.outer(B, x)), "has not decayed yet"),
         (lambda h, decay, B, x: h + torch.outer(B, x), "nothing is forgotten"),

@@ -10,15 +10,7 @@ from ga_utils.checks.nb00 import accuracy, by_luck, follows, pick_answer, skill_
 from ga_utils.checks.nb01 import causal_attention, condense, continuation_logprob, fair_guess, soft_lookup
 from ga_utils.checks.nb02 import closer_share, letter_logits, swapped, team, zero_head
 from ga_utils.checks.nb03 import answered, loss_share, paired_p, rank_p, to_disable
-from ga_utils.checks.nb04 import (
-    decay_mask,
-    delta_step,
-    implicit_attention,
-    next_state,
-    numbers_kept,
-    short_conv,
-    unroll,
-)
+from ga_utils.checks.nb04 import decay_mask, implicit_attention, next_state, numbers_kept, short_conv, unroll
 from ga_utils.checks.nb05 import gap_closed, greedy, holds_one, silence_last, swap_head
 from ga_utils.checks.nb06 import attention_by_part, moved, ov_logits, trade, z_of_head
 
@@ -27,7 +19,7 @@ NOTEBOOKS = {  # the exercises of each notebook, in the notebook's order
     "01": [fair_guess, continuation_logprob, soft_lookup, condense, causal_attention],
     "02": [zero_head, closer_share, team, swapped, letter_logits],
     "03": [to_disable, rank_p, answered, loss_share, paired_p],
-    "04": [next_state, unroll, decay_mask, short_conv, implicit_attention, numbers_kept, delta_step],
+    "04": [next_state, unroll, decay_mask, short_conv, implicit_attention, numbers_kept],
     "05": [gap_closed, swap_head, silence_last, holds_one, greedy],
     "06": [attention_by_part, z_of_head, trade, moved, ov_logits],
 }

@@ -45,50 +45,6 @@ next_state = Check(
 )
 
 
-def _delta(h, alpha, beta, k, v):
-    faded = alpha * h
-    return faded + beta * torch.outer(k, v - k @ faded)
-
-
-def _delta_inputs(rng):
-    k = random_tensor(rng, 4)
-    share = random_tensor(rng, 2).sigmoid()
-    return random_tensor(rng, 4, 4), share[0], share[1], k / k.norm(), random_tensor(rng, 4)
-
-
-delta_step = Check(
-    "delta_step",
-    reference=_delta,
-    inputs=_delta_inputs,
-    mistakes={
-        "that adds, as Mamba-2 does: write what is missing at k, v minus what is read there": (
-            lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(k, v)
-        ),
-        "the state has faded when it is read: read from alpha * h": (
-            lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(k, v - k @ h)
-        ),
-        "the old value is taken away whole; beta says how much of it goes, too": (
-            lambda h, alpha, beta, k, v: alpha * h + torch.outer(k, beta * v - k @ (alpha * h))
-        ),
-        "that weakens the whole state; what lies along other keys must stay": (
-            lambda h, alpha, beta, k, v: (1 - beta) * alpha * h + beta * torch.outer(k, v)
-        ),
-        "nothing fades: alpha multiplies the old state": (
-            lambda h, alpha, beta, k, v: h + beta * torch.outer(k, v - k @ h)
-        ),
-        "transposed: rows of h are states (k), columns are channels (v)": (
-            lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(v - k @ (alpha * h), k)
-        ),
-        "read with k: h has a row for each entry of k, so what is read is k @ h, not h @ k": (
-            lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(k, v - alpha * h @ k)
-        ),
-        "what is there is taken away, not added once more: v minus what is read": (
-            lambda h, alpha, beta, k, v: alpha * h + beta * torch.outer(k, v + k @ (alpha * h))
-        ),
-    },
-)
-
-
 def _unrolled(decay, B, C, first=1, last=1, causal=True):
     """M[t, s] = C[t] B[s] times the decays from s + first to t - 1 + last."""
     n = len(decay)
