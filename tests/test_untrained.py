@@ -23,8 +23,8 @@ def test_a_gated_deltanet_starts_as_mamba_2_does(make, sizes):
     ids = lm.encode(prompt)
     with torch.no_grad():
         hidden = lm.model(ids, output_hidden_states=True).hidden_states
-    assert (hidden[1] - hidden[0]).std() > hidden[0].std()
-    assert all(block.mlp.down_proj.weight.any().item() is False for block in lm.layers)
+    assert (hidden[1] - hidden[0]).std() > 5 * hidden[0].std()
+    assert not any(block.mlp.down_proj.weight.any() for block in lm.layers)
     for mixer in lm.mixers:
         if mixer.kind == "deltanet":
             operands = ga.scan(lm, prompt, mixer.layer)
