@@ -78,6 +78,8 @@ def test_outputs_are_those_of_one_clean_run(notebook):
     ]
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert "widgets" not in notebook.metadata
+    checked = [cell.outputs for cell in code(notebook) if "NBVAL_CHECK_OUTPUT" in cell.source]
+    assert {output.output_type for output in sum(checked, [])} == {"stream"}, "nbval compares prints only"
     text = nbformat.writes(notebook)
     assert len(text) < 3_000_000 and "/work/" not in text and "/root/" not in text and "unpkg" not in text
 
