@@ -16,6 +16,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from fewer import fewer_questions
 from IPython.core.formatters import DisplayFormatter
 from IPython.core.inputtransformer2 import TransformerManager
 from labels import CPU, CUDA, Labels
@@ -23,7 +24,6 @@ from labels import CPU, CUDA, Labels
 import ga_utils as ga
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-FEW = 16  # questions that a task gives: every cell runs as ever, only on less
 
 
 @pytest.fixture
@@ -182,9 +182,7 @@ def run_notebook(path: Path, labels: Labels) -> dict[int, str]:
 def test_every_notebook_runs_on_a_gpu(name, gpu, monkeypatch):
     monkeypatch.chdir(FOLDER)
     monkeypatch.setattr(plt, "show", lambda *args, **kwargs: None)
-    for task in ("mmlu", "knowledge", "kv_retrieval", "english"):
-        make = getattr(ga.tasks, task)
-        monkeypatch.setattr(ga.tasks, task, lambda *args, make=make, **how: make(*args, **how)[:FEW])
+    fewer_questions(monkeypatch.setattr)
     failed = run_notebook(FOLDER / f"{name}.ipynb", gpu)
     assert not failed, "\n\n".join(f"cell [{number}]: {what}" for number, what in failed.items())
 

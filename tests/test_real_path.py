@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import ga_utils as ga
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+TESTS = Path(__file__).parent
+NOTEBOOKS = TESTS.parent / "notebooks"
 FEW = {
     "llama-3.1-8b-instruct": {"num_hidden_layers": 2},
     "llamba-8b": {"n_layer": 2},
@@ -71,7 +72,7 @@ def test_at_full_width_each_family_loads_ablates_sweeps_maps_and_replaces(name, 
     + [("02_finding_ga_heads", "llama"), ("03_ablating_heads_on_mmlu", "llama")],
 )
 def test_notebooks_run_on_a_local_checkpoint_of_each_family(notebook, family, tokenizer, tmp_path):
-    """Only MODEL is changed. Random weights know nothing, so outputs differ; all cells must run."""
+    """Only MODEL and the number of questions are changed. Random weights know nothing; all cells must run."""
     # A Mamba-1 layer has twice as many channels as the model is wide, and each is swept.
     sizes = {"llama": {"num_hidden_layers": 4}, "falcon_mamba": {"num_hidden_layers": 2, "hidden_size": 8}}
     lm = families.build(family, tokenizer, **sizes.get(family, {}))
@@ -82,6 +83,8 @@ def test_notebooks_run_on_a_local_checkpoint_of_each_family(notebook, family, to
     first, *rest = cell.source.splitlines()
     assert first.startswith("MODEL = ")
     cell.source = "\n".join([f'MODEL = "{tmp_path}"', *rest])
+    fewer = f"import sys; sys.path.append({str(TESTS)!r}); import fewer; fewer.fewer_questions()"
+    book.cells.insert(book.cells.index(cell), nbformat.v4.new_code_cell(fewer))
     NotebookClient(book, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
 
 
