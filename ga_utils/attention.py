@@ -77,7 +77,8 @@ def attention_map(lm: LM, prompt: str, layer: int, heads: Iterable[int] | None =
 
 
 def scan(lm: LM, prompt: str, layer: int) -> Scan | DeltaScan:
-    """What the SSM of a layer works on when the model reads a prompt: values x, B, C, step sizes, decays.
+    """What the SSM of a layer works on when the model reads a prompt: values x, B, C, step sizes, decays;
+    of Gated DeltaNet values x, k, q, beta, log decays.
 
     On the CPU, in float32; a float64 model's stay float64.
 

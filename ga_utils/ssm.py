@@ -140,7 +140,7 @@ def scan_of(mixer: nn.Module, hidden: torch.Tensor, before: torch.Tensor | None 
 @torch.no_grad()
 def conv_inputs(mixer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """What the short convolution reads, [pos, channel], for a mixer's input [pos, d_model]: what becomes x,
-    and in Mamba-2 and Llamba also what becomes B and C.
+    in Mamba-2 and Llamba also B and C, in Gated DeltaNet q, k and v.
     """
     return _projected_inputs(mixer, hidden)[0]
 
@@ -226,7 +226,8 @@ def gated(mixer: nn.Module, hidden: torch.Tensor, y: torch.Tensor) -> torch.Tens
     """What a mixer makes of its scan's output before `out_proj`: z [pos, n_heads * d_head].
 
     Mamba-2 multiplies y by a gate and normalises the product over several heads, so there z of one head
-    depends a little on the others; Mamba-1 and Llamba have the gate alone.
+    depends a little on the others; Mamba-1 and Llamba have the gate alone. Gated DeltaNet
+    normalises each head by itself, then gates.
 
     Args:
         hidden: the mixer's input, [pos, d_model]. y: [pos, n_heads * d_head], D's part included.

@@ -1,7 +1,8 @@
 """Gated DeltaNet (Yang, Kautz, Hatamizadeh, ICLR 2025, arXiv 2412.06464): its scan, written as a matrix.
 
 The linear layers of Qwen3-Next, Qwen3.5 and OLMo Hybrid. Where Mamba-2 *adds* B times x to a fading state,
-this one *overwrites*: it reads what the state holds at the key k, and moves it towards v by the share beta.
+this one *overwrites*: it reads what the faded state holds at the key k, and moves it towards v by the
+share beta.
 
     S[t] = alpha[t] S[t-1] (I - beta[t] k[t] k[t]ᵀ) + beta[t] v[t] k[t]ᵀ        o[t] = S[t] q[t]
 
@@ -14,12 +15,13 @@ S[t-1] is the sum of all earlier u[s] k[s]ᵀ, each decayed. With E[t, s] = alph
     u[t] + beta[t] sum over s < t of E[t, s] (k[t] . k[s]) u[s] = beta[t] v[t]        (I + T) U = diag(beta) V
     o[t] =         sum over s ≤ t of E[t, s] (q[t] . k[s]) u[s]                              O = W U
 
-with T strictly lower triangular, and W = E ∘ (Q Kᵀ), which would be Mamba-2's matrix. So O = M V with
+with T strictly lower triangular, and W = E ∘ (Q Kᵀ). If writes only added, as Mamba-2's do, the matrix
+would be W diag(beta). With what is taken back it is
 
     M = W (I + T)⁻¹ diag(beta)
 
-The values go in linearly, so M is the layer's implicit attention. Unlike Mamba-2's its entries can be
-negative to good purpose: a row takes back what was overwritten since.
+The values go in linearly, so M is the layer's implicit attention: O = M V. An entry can be negative for a
+reason that Mamba-2 lacks: a row takes back what was overwritten since.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class DeltaScan:
     x: [pos, head, d_head], the values v.
     k, q: [pos, group, d_state], of length 1, and q then divided by the square root of d_state; the heads of a
         group share them.
-    beta: [pos, head], how much of what is at k is overwritten: 0 nothing, 1 all.
+    beta: [pos, head], how much of what is at k is overwritten: 0 nothing, 1 all; up to 2 in OLMo Hybrid.
     log_alpha: [pos, head], log decay, at most 0.
     """
 
@@ -163,7 +165,8 @@ def delta_scan(mixer: nn.Module, convolved: torch.Tensor, b: torch.Tensor, a: to
 
 
 def gated_delta(mixer: nn.Module, gate: torch.Tensor, o: torch.Tensor) -> torch.Tensor:
-    """z from o, both [pos, head * d_head]: each head is normalised by itself, and multiplied by its gate."""
+    """z from o, both [pos, head * d_head]: each head is normalised by itself, then multiplied by
+    its gate's activation."""
     norm = getattr(mixer, "norm", None) or mixer.o_norm
     heads = (part.unflatten(-1, (-1, mixer.head_v_dim)).flatten(0, 1) for part in (o, gate))
     return norm(*heads).unflatten(0, (len(o), -1)).flatten(1)

@@ -107,7 +107,7 @@ def new_zamba2(tokenizer: PreTrainedTokenizerBase, seed: int) -> Zamba2ForCausal
 def new_deltanet(
     tokenizer: PreTrainedTokenizerBase, seed: int, d_state: int = 8, taps: int = 4
 ) -> Qwen3NextForCausalLM:
-    """Gated DeltaNet: `new_mamba2` with another way of writing into the state; 0.53 M parameters.
+    """`new_mamba2` with Gated DeltaNet layers; 0.53 M parameters.
 
     As many heads and layers, as wide values, and keys of `d_state` that all heads share, as they share
     Mamba-2's B: so as many numbers are kept. Hugging Face's layer has an MLP behind each mixer, which Mamba-2
@@ -182,7 +182,8 @@ def start_as_mamba2(model: PreTrainedModel) -> None:
     the same number, which beta's projection takes as a bias: in the first layer beta starts near 0.05. (In
     later ones, whose input is mostly what was written before, near 0.45.)
 
-    Without these, repeated texts were not learned in 900 steps, and dictionaries never.
+    In pilots of one seed, 900 steps of repeated texts gave 4 % of the words without these, 15 % with them;
+    without them no pilot learned dictionaries.
     """
     embeddings = model.get_input_embeddings().weight
     embeddings[:, 0] = 3 * model.config.initializer_range
@@ -203,8 +204,8 @@ def start_as_mamba2(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def lengthen_memory(model: PreTrainedModel) -> None:
-    """Mamba-2 heads and Mamba-1 channels start with step sizes near 1, and half-lives from about one token to
-    140 tokens.
+    """Heads of Mamba-2 and Gated DeltaNet and channels of Mamba-1 start with half-lives from about one token
+    to 140 tokens, and step sizes near 1 (Gated DeltaNet's only scale the decay).
 
     Hugging Face starts with step sizes of 0.001 to 0.1, with which next to nothing enters the state at first.
     """
