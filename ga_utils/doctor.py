@@ -55,7 +55,7 @@ def doctor() -> Report:
     """Look at Python, packages, GPU, memory, kernels and token; say which models fit. Downloads nothing."""
     device = choose_device()
     dtype, free = choose_dtype("auto", device), free_gb(device)
-    no_kernels = why_no_kernels()
+    no_kernels, no_deltanet_kernels = why_no_kernels(), why_no_kernels("deltanet")
     tested = "" if _in_range("transformers") else " (outside the tested range)"
     memory = "GPU" if device.type == "cuda" else "machine"
     no_datasets = 'no: pip install "ga-utils[eval]"'
@@ -67,22 +67,25 @@ def doctor() -> Report:
         "free memory": f"{free:.1f} GB of the {memory}, models are read in {_name(dtype)}",
         "free disk": f"{free_disk_gb(Path(constants.HF_HUB_CACHE)):.0f} GB for downloads",
         "mamba-ssm kernels": no_kernels or "installed; the first call of each compiles for tens of seconds",
+        "Gated DeltaNet kernels": no_deltanet_kernels or "flash-linear-attention is installed",
         "real data sets": f"datasets {version('datasets')}" if find_spec("datasets") else no_datasets,
         "hub token": "present" if get_token() else "none (needed for gated models only)",
     }
-    models = pd.DataFrame([_row(name, dtype, free, no_kernels is not None) for name in MODELS])
-    return Report(facts, models, _advice(device, no_kernels, models))
+    models = pd.DataFrame([_row(name, dtype, free) for name in MODELS])
+    return Report(facts, models, _advice(device, no_kernels, no_deltanet_kernels, models))
 
 
-def _row(name: str, dtype: torch.dtype, free: float, plain: bool) -> dict[str, object]:
-    """A model's line of the table. plain: its scans run without kernels."""
+def _row(name: str, dtype: torch.dtype, free: float) -> dict[str, object]:
+    """A model's line of the table; what a scan takes is empty where kernels run it, or there is none."""
     entry = MODELS[name]
     fits = entry.fitting_layers(dtype, free)
     runs = "whole" if fits == entry.layers else f"first {fits} layers" if fits else "no"
     if entry.minimal and 0 < fits < entry.minimal:
         runs += ", too few for the paper's heads"
     minimal = f"{entry.minimal} ({entry.size(dtype, entry.minimal):.1f} GB)" if entry.minimal else ""
-    row = {
+    plain = entry.scan and why_no_kernels(entry.scan.kind)
+    taken = f"{plain_scan_bytes(entry.scan, PROMPTS, TOKENS, dtype) / GB:.1f}" if plain else ""
+    return {
         "model": name,
         "layers": entry.layers,
         f"GB in {_name(dtype)}": round(entry.size(dtype), 1),
@@ -90,11 +93,8 @@ def _row(name: str, dtype: torch.dtype, free: float, plain: bool) -> dict[str, o
         "runs here": runs,
         "least GPU": _least_gpu(name),
         "licence": entry.licence,
+        f"GB of a scan, {PROMPTS} x {TOKENS} tokens": taken,
     }
-    if plain:
-        taken = plain_scan_bytes(entry.scan, PROMPTS, TOKENS, dtype) / GB if entry.scan else None
-        row[f"GB of a scan, {PROMPTS} x {TOKENS} tokens"] = f"{taken:.1f}" if taken else ""
-    return row
 
 
 def _least_gpu(name: str) -> str:
@@ -103,7 +103,9 @@ def _least_gpu(name: str) -> str:
     return next((f"{gpu} ({gb} GB)" for gpu, gb in USUAL_GPUS if need <= gb), "80 GB")
 
 
-def _advice(device: torch.device, no_kernels: str | None, models: pd.DataFrame) -> list[str]:
+def _advice(
+    device: torch.device, no_kernels: str | None, no_deltanet_kernels: str | None, models: pd.DataFrame
+) -> list[str]:
     advice = [f"MODEL = {TINY[0]!r} and the other tiny models run here, offline."]
     runs = models["runs here"]
     whole = models[runs == "whole"]["model"].tolist()
@@ -119,7 +121,7 @@ def _advice(device: torch.device, no_kernels: str | None, models: pd.DataFrame) 
         )
     elif no_kernels:
         advice.append("Mamba-1 models (Falcon-Mamba) are slow without kernels: use few prompts (n=20).")
-    if no_kernels:
+    if no_kernels or no_deltanet_kernels:
         advice.append(
             "Without kernels an SSM layer's scan takes memory beside the weights: see the last column, "
             f"for {PROMPTS} prompts of {TOKENS} tokens. It grows with the number and length of the prompts. "

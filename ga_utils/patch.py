@@ -141,8 +141,8 @@ def patch_state(
         heads: of SSM mixers.
         sources: one example for each of `examples`.
         at: one position in each example and in its source (see `segments.positions`).
-        cache: "state", "conv" (these heads read x, B and C as if the source's tokens stood before), or
-            "both". With all heads of a layer, "both" is Hugging Face's whole cache of that layer.
+        cache: "state", "conv" (these heads read what the convolution makes as if the source's tokens stood
+            before), or "both". With all heads of a layer, "both" is Hugging Face's whole cache of that layer.
 
     Raises:
         ValueError: no heads, a head the model lacks, or one of attention; not one source for each example;

@@ -200,7 +200,7 @@ def ablate_conv(lm: LM, layers: Iterable[int] | None = None) -> Iterator[LM]:
         layers: of which layers; by default of all that have a convolution.
 
     Raises:
-        ValueError: the model, or a layer named, has no short convolution.
+        ValueError: the model, or a layer named, has no short convolution, or the model another, too.
     """
     found = convolutions(lm.layers)
     if not found:
@@ -226,8 +226,7 @@ def gated(mixer: nn.Module, hidden: torch.Tensor, y: torch.Tensor) -> torch.Tens
     """What a mixer makes of its scan's output before `out_proj`: z [pos, n_heads * d_head].
 
     Mamba-2 multiplies y by a gate and normalises the product over several heads, so there z of one head
-    depends a little on the others; Mamba-1 and Llamba have the gate alone. Gated DeltaNet
-    normalises each head by itself, then gates.
+    depends a little on the others. Mamba-1 and Llamba gate alone; Gated DeltaNet normalises each head first.
 
     Args:
         hidden: the mixer's input, [pos, d_model]. y: [pos, n_heads * d_head], D's part included.
@@ -292,7 +291,8 @@ def _llamba(mixer: nn.Module, convolved: torch.Tensor, decay: torch.Tensor) -> S
 def _convolved(mixer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """Inputs [taps - 1 + pos, channel] after the mixer's short causal convolution, [pos, channel]."""
     weight, bias = mixer.conv1d.weight, mixer.conv1d.bias
-    return F.conv1d(inputs.T[None], weight, bias, groups=len(weight))[0].T
+    # The two dtypes differ where a part of a model was cast, as for training.
+    return F.conv1d(inputs.T[None].to(weight.dtype), weight, bias, groups=len(weight))[0].T.to(inputs.dtype)
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

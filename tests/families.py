@@ -123,8 +123,7 @@ def build(family: str, tokenizer, dtype=torch.float32, **changes) -> ga.LM:
         vocab_size=len(tokenizer),
         pad_token_id=0,
         bos_token_id=1,
-        eos_token_id=None,
-        **CONFIGS.get(family, {}) | changes,
+        **{"eos_token_id": None} | CONFIGS.get(family, {}) | changes,
     )
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     for name, p in model.named_parameters():

@@ -122,6 +122,41 @@ def test_convolution_matrix_and_gate_make_z(family, tokenizer):
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", families.DELTANETS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_16_bit_it_is_the_same_up_to_rounding(dtype, family, tokenizer):
+    """Projections are rounded; in transformers 5.15 also keys and queries, once they have length 1."""
+    lm = families.build(family, tokenizer)
+    lm.model.to(dtype)
+    for mixer in deltanets(lm):
+        hidden = torch.randn(40, 32, dtype=dtype)
+        scan = scan_of(mixer.module, hidden)
+        o = torch.einsum("hts,shd->thd", scan.matrix(mixer.heads), scan.x).flatten(1)
+        expected = run(mixer, hidden).float()
+        found = gated(mixer.module, hidden, o).float()
+        assert (found - expected).abs().max() < 3e-2 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_a_convolution_in_another_dtype_runs_as_in_hugging_faces_layer(tokenizer):
+    """Where a part of a model was cast, as before it is trained further."""
+    lm = families.build("qwen3_5_text", tokenizer)
+    lm.layers[0].linear_attn.conv1d.to(torch.float64)
+    hidden = torch.randn(20, 32)
+    (_, _, v, _, _), _ = operands(deltanets(lm)[0], hidden)
+    torch.testing.assert_close(scan_of(lm.layers[0].linear_attn, hidden).x, v[0])
+
+
+@torch.no_grad()
+def test_an_olmo_hybrid_without_negative_eigenvalues_overwrites_once(tokenizer):
+    lm = families.build("olmo_hybrid", tokenizer, linear_allow_neg_eigval=False)
+    (mixer, *_), hidden = deltanets(lm), torch.randn(65, 32)
+    beta = operands(mixer, hidden)[0][4]
+    torch.testing.assert_close(scan_of(mixer.module, hidden).beta, beta[0])
+    assert beta.max() < 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", families.DELTANETS)
 def test_heads_kept_silenced_at_the_last_row_and_swept_in_two_goes(family, tokenizer, tmp_path):
     """Of a linear layer, against a hook by hand on what enters its output projection."""
     lm = families.build(family, tokenizer)

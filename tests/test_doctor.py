@@ -13,7 +13,7 @@ from full_width import SHAPES, on_meta
 from packaging.version import Version
 
 import ga_utils as ga
-from ga_utils.models import catalog
+from ga_utils.models import catalog, kernels
 from ga_utils.models.loading import layer_of
 
 
@@ -89,6 +89,19 @@ def test_without_kernels_the_report_says_what_a_scan_takes(gpu):
     assert float(scans["zamba2-7b"]) == pytest.approx(47 - 15 if before_518 else 2.6, rel=0.1)
     assert scans["llama-3.1-8b-instruct"] == "" and float(scans["falcon-mamba-7b-instruct"]) > 1
     assert any("takes memory beside the weights" in line for line in report.advice)
+
+
+def test_each_kind_of_scan_has_kernels_of_its_own(gpu, monkeypatch):
+    """With flash-linear-attention alone, Gated DeltaNet's scans take nothing beside the weights."""
+    scans = []
+    for there in (None, True):
+        monkeypatch.setattr(kernels, "find_spec", lambda name, there=there: there if name == "fla" else None)
+        report = gpu("NVIDIA H200", (9, 0), 139)
+        scans.append(report.models.set_index("model")["GB of a scan, 16 x 60 tokens"])
+        assert ("pip install" in report.facts["Gated DeltaNet kernels"]) == (not there)
+    without, with_fla = scans
+    assert float(without["qwen3.5-2b"]) > 0 and with_fla["qwen3.5-2b"] == ""
+    assert without["zamba2-7b"] == with_fla["zamba2-7b"] != ""
 
 
 def test_the_token_is_never_shown(monkeypatch):

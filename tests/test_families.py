@@ -1,13 +1,14 @@
 """Every supported family: heads are where `Mixer` says, and disabling them is what weight surgery does."""
 
 import copy
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import product
 
 import families
 import pytest
 import torch
 from conftest import logits
+from transformers import CONFIG_MAPPING
 
 import ga_utils as ga
 
@@ -118,13 +119,38 @@ def test_the_mask_may_be_given_by_position(tokenizer):
     assert not seen[0][0, 5].any() and seen[0][0, 4].any()
 
 
-@pytest.mark.parametrize("family", ["kimi_linear", "minimax"])
+@pytest.mark.parametrize(
+    "family", [family for family in ("kimi_linear", "minimax") if family in CONFIG_MAPPING]
+)
 def test_a_model_that_would_be_seen_only_in_part_is_refused(family, tokenizer):
     """Some of its layers mix positions in a way that this package does not know."""
-    with pytest.raises(ValueError, match=r"is not supported: .*; layer \d is a "):
+    with pytest.raises(ValueError, match=r"is not supported: .*; layer \d is a .* of .*self_attn \("):
         families.build(
             family, tokenizer, **families.ATTENTION, num_hidden_layers=4, num_experts=2, num_local_experts=2
         )
+
+
+@pytest.mark.skipif("qwen4_exp_text" not in CONFIG_MAPPING, reason="a transformers without Qwen4-Exp")
+@pytest.mark.parametrize("ngrams", [True, False])
+def test_qwen4_exp_is_one_more_hybrid_whose_n_grams_stay(ngrams, tokenizer):
+    """It wants a position for each row. Its n-grams have a convolution of their own, in no mixer."""
+    values = {key: families.QWEN[key] for key in families.QWEN if key != "layer_types"} | families.EXPERTS
+    values |= {"shared_expert_intermediate_size": 8, "hc_count": 2, "hc_lowrank": 4, "indexer_n_heads": 2}
+    values |= {"indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 64}
+    values |= {"indexer_compress_ratio": 4, "layer_types": families.RECURRENT}
+    if ngrams:
+        values |= {"ple_layer_ids": [2], "ple_embed_dim": 16, "ngram_size": 3, "heads_per_ngram": 2}
+        values |= {"ngram_vocab_size_base": 50, "make_ngram_vocab_size_divisible_by": 8}
+        values |= {"split_ngram_parts": 2, "eos_token_id": 2}
+    lm = families.build("qwen4_exp_text", tokenizer, **values)
+    examples = ga.tasks.mmlu(lm, n=2)
+    for example, found in zip(examples, ga.evaluate(lm, examples).logprobs):
+        last = logits(lm, example.prompt)[-1].log_softmax(-1)
+        right = [last[lm.tokenize([choice])[0][-1]].item() for choice in example.choices]
+        assert found == pytest.approx(right, abs=1e-4)
+    off = pytest.raises(ValueError, match="layer 1 has a convolution .*: ple.") if ngrams else nullcontext()
+    with off, ga.ablate_conv(lm):
+        pass
 
 
 def test_an_mlp_layer_has_no_heads(tokenizer):

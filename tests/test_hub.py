@@ -151,6 +151,18 @@ def test_a_disk_that_is_too_small_is_noticed_before_any_shard_is_fetched(checkpo
     assert not needed & hub.fetched()
 
 
+def test_layers_that_cant_be_loaded_alone_are_refused_before_any_shard_is_fetched(
+    hub, load, tokenizer, tmp_path
+):
+    """OLMo Hybrid is never without attention, and here that comes in the third layer."""
+    lm = families.build("olmo_hybrid", tokenizer, layer_types=families.RECURRENT)
+    lm.model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    hub.repos[hub.repo] = tmp_path
+    assert "the first 2 layers of a olmo_hybrid can't be loaded alone" in load()
+    assert not any(file.endswith(".safetensors") for file in hub.fetched())
+
+
 @pytest.mark.parametrize("source", ["environment", "login", "colab", None])
 def test_the_hubs_client_finds_the_token_and_it_is_not_shown(source, checkpoint, hub, shared, tmp_path):
     found, login = None, shared[2] / "token"

@@ -77,6 +77,11 @@ def test_the_estimate_is_what_the_mixer_holds(family, heads, d_head, d_state, ch
             assert 0.85 < ratio < (1.35 if BROADCASTS and family in DELTANETS else 1.15)
 
 
+def test_an_image_encoder_beside_the_language_model_changes_nothing():
+    both = AutoConfig.for_model("qwen3_5")
+    assert scan_shape(both) == scan_shape(both.text_config) and scan_shape(both).kind == "deltanet"
+
+
 def test_it_grows_with_prompts_and_with_whole_chunks():
     zamba = MODELS["zamba2-7b"].scan
     one = plain_scan_bytes(zamba, 1, 60, torch.bfloat16)

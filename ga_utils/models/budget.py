@@ -14,7 +14,7 @@ from torch import nn
 from ga_utils.models.device import GB, free_gb
 from ga_utils.models.kernels import why_no_kernels
 from ga_utils.models.lm import LM
-from ga_utils.models.scan_memory import plain_scan_bytes
+from ga_utils.models.scan_memory import plain_scan_bytes, scan_shape
 
 CPU_TOKENS = 1024  # of a forward pass; more leave the processor's caches (4,096: a third slower on two cores)
 GPU_TOKENS = 1 << 15  # of a forward pass, where memory allows
@@ -55,6 +55,7 @@ def budget(lm: LM) -> Budget:
             [m.out_features for m in layer.modules() if isinstance(m, nn.Linear)] for layer in lm.layers
         ]
         attention = [mixer for mixer in lm.mixers if mixer.kind == "attention"]
+        scan = scan_shape(lm.model.config)
         kv_heads = getattr(lm.model.config.get_text_config(), "num_key_value_heads", None) or lm.n_heads
         lm.budget = Budget(
             tokens=CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS,
@@ -63,7 +64,7 @@ def budget(lm: LM) -> Budget:
             read=(each + 8) * lm.model.config.get_text_config().vocab_size,
             kept=2 * each * sum(min(kv_heads, mixer.n_heads) * mixer.d_head for mixer in attention),
             n_heads=max((mixer.n_heads for mixer in attention), default=0),
-            plain_scans=each != 2 or why_no_kernels() is not None,
+            plain_scans=each != 2 or why_no_kernels(scan.kind if scan else "mamba") is not None,
         )
     return lm.budget
 

@@ -152,7 +152,8 @@ def read(lm: LM, ids: torch.Tensor, start: int = 0, cache=None, keep: bool = Fal
     name = "cache_params" if "cache_params" in parameters else "past_key_values"
     past = {} if cache is None else {name: cache}
     if "position_ids" in parameters:  # not every family counts on by itself
-        past["position_ids"] = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+        past["position_ids"] = positions.expand(len(ids), -1)
     with lm.evaluating():
         out = lm.model(input_ids=ids, use_cache=keep or cache is not None, **past)
     return out.logits, out[name] if keep else None

@@ -152,7 +152,9 @@ def delta_projections(mixer: nn.Module, hidden: torch.Tensor) -> dict[str, torch
 
 
 def delta_scan(mixer: nn.Module, convolved: torch.Tensor, b: torch.Tensor, a: torch.Tensor) -> DeltaScan:
-    """The operands, from what the convolution gives, [pos, channel], before its activation."""
+    """The operands, from what the convolution gives, [pos, channel], before its activation, and b and a,
+    [pos, head], as `delta_projections` gives them.
+    """
     wide = torch.promote_types(convolved.dtype, torch.float32)
     mixed = ACT2FN[mixer.activation](convolved).to(wide)
     q, k, v = mixed.split([mixer.key_dim, mixer.key_dim, mixer.value_dim], dim=-1)

@@ -21,10 +21,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from transformers import AutoConfig
 
 from ga_utils.models.catalog import Entry, Repository
 from ga_utils.models.device import GB, free_disk_gb
-from ga_utils.models.loading import INDEX, layer_of
+from ga_utils.models.loading import INDEX, first_layers, layer_of
 
 ONE_FILE = "model.safetensors"  # what a checkpoint is called that is not split into shards
 TOKENIZER_FILES = (  # no tokenizer has all of them
@@ -87,6 +88,7 @@ def _fetch_weights(repository: Repository, n_layers: int) -> Path:
     folder = Path(_download(repository, "config.json")).parent
     if repository.revision is None:
         print(f"{repository.repo}: no revision is pinned, took the newest: {folder.name}")
+    first_layers(AutoConfig.from_pretrained(folder), n_layers)  # refused, if so, before the long download
     _download_if_there(repository, "generation_config.json")
     index = _download_if_there(repository, INDEX)
     files = [ONE_FILE]

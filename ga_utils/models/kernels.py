@@ -11,6 +11,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import distributions
+from importlib.util import find_spec
 
 import torch
 
@@ -21,10 +22,16 @@ PACKAGES = ("causal-conv1d", "mamba-ssm")
 BUILD_HERE = "--no-build-isolation"  # of pip; else it builds against another torch than the one installed
 
 
-def why_no_kernels() -> str | None:
-    """None if mamba-ssm's kernels can be used here, else the reason."""
+def why_no_kernels(kind: str = "mamba") -> str | None:
+    """None if kernels for a kind of scan can be used here, else the reason.
+
+    kind: "deltanet" asks for flash-linear-attention's, which Hugging Face takes for Gated DeltaNet; anything
+        else for mamba-ssm's.
+    """
     if reason := _unfit_gpu():
         return reason
+    if kind == "deltanet":
+        return None if find_spec("fla") else "not installed: pip install flash-linear-attention"
     if missing := _missing_packages():
         return f"{', '.join(missing)} not installed: ga.install_kernels()"
     try:

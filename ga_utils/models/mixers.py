@@ -239,12 +239,19 @@ def mixers_of(layer: nn.Module, index: int) -> list[Mixer]:
 
 
 def convolutions(layers: Iterable[nn.Module]) -> dict[int, nn.Conv1d]:
-    """The short convolutions of decoder layers, by the number of the layer."""
+    """The short convolutions of decoder layers, by the number of the layer.
+
+    Raises:
+        ValueError: a layer has another one, too, behind its mixers (Inkling) or over n-grams (Qwen4-Exp).
+    """
     found = {}
     for i, layer in enumerate(layers):
         inside = (getattr(mixer.module, "conv1d", None) for mixer in mixers_of(layer, i))
         conv = next((conv for conv in (conv_of(layer), *inside) if conv), None)
         found |= {i: conv} if conv else {}
+        for name, part in layer.named_modules():
+            if isinstance(part, nn.Conv1d) and part is not conv:
+                raise ValueError(f"layer {i} has a convolution that can't be switched off here: {name}")
     return found
 
 
@@ -255,8 +262,8 @@ def conv_of(layer: nn.Module) -> nn.Conv1d | None:
 
 def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
     """kind, n_heads, d_head and output projection of a mixer; None for anything else."""
-    # LFM2 calls it out_proj. In multi-head latent attention (DeepSeek) values have a width of their own,
-    # and z is made of values.
+    # LFM2's attention calls it out_proj, OLMo Hybrid's Gated DeltaNet o_proj. In multi-head latent attention
+    # (DeepSeek) values have a width of their own, and z is made of values.
     out_proj = getattr(module, "o_proj", None) or getattr(module, "out_proj", None)
     d_head = getattr(module, "v_head_dim", None) or getattr(module, "head_dim", None)
     known = hasattr(out_proj, "in_features") and (hasattr(module, "q_proj") or hasattr(module, "o_proj"))
@@ -270,6 +277,5 @@ def _shape(module: nn.Module | None) -> tuple[str, int, int, nn.Linear] | None:
         n_heads = module.D.numel()
         return "mamba2", n_heads, module.out_proj.in_features // n_heads, module.out_proj
     if module is not None and is_deltanet(module):  # its heads are those of the values
-        out_proj = getattr(module, "out_proj", None) or module.o_proj  # OlmoHybrid calls it o_proj
         return "deltanet", module.num_v_heads, module.head_v_dim, out_proj
     return None

@@ -36,6 +36,7 @@ class ScanShape:
 
 def scan_shape(config: PreTrainedConfig) -> ScanShape | None:
     """The scan of a model's SSM layers, None for a model without any that the course knows."""
+    config = config.get_text_config()
     match config.model_type:
         case "mamba" | "falcon_mamba":
             return ScanShape("mamba1", config.intermediate_size, 1, config.state_size)

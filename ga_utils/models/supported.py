@@ -53,10 +53,10 @@ def check_supported(model: nn.Module, tokenizer) -> None:
         which = "no layer has one"
         if unknown:
             layer = layers[unknown[0]]
-            parts = ", ".join(name for name, _ in layer.named_children())
+            parts = ", ".join(f"{name} ({type(part).__name__})" for name, part in layer.named_children())
             which = f"layer {unknown[0]} is a {type(layer).__name__} of {parts}"
         raise ValueError(
             f"{type(model).__name__} is not supported: expected a list `layers` whose layers hold "
-            "softmax attention with an o_proj, or Mamba or Gated DeltaNet with an out_proj, under one of the "
+            "softmax attention, Mamba or Gated DeltaNet as in the models that are known, under one of the "
             f"names {', '.join(MIXERS)}; {which}"
         )
