@@ -88,7 +88,9 @@ def _fetch_weights(repository: Repository, n_layers: int) -> Path:
     folder = Path(_download(repository, "config.json")).parent
     if repository.revision is None:
         print(f"{repository.repo}: no revision is pinned, took the newest: {folder.name}")
-    first_layers(AutoConfig.from_pretrained(folder), n_layers)  # refused, if so, before the long download
+    config = AutoConfig.from_pretrained(folder)
+    if n_layers < config.get_text_config().num_hidden_layers:
+        first_layers(config, n_layers)  # if they can't be loaded alone, that is said before the long download
     _download_if_there(repository, "generation_config.json")
     index = _download_if_there(repository, INDEX)
     files = [ONE_FILE]
