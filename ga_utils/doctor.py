@@ -72,7 +72,7 @@ def doctor() -> Report:
         "hub token": "present" if get_token() else "none (needed for gated models only)",
     }
     models = pd.DataFrame([_row(name, dtype, free) for name in MODELS])
-    return Report(facts, models, _advice(device, no_kernels, no_deltanet_kernels, models))
+    return Report(facts, models, _advice(device, no_kernels, no_kernels or no_deltanet_kernels, models))
 
 
 def _row(name: str, dtype: torch.dtype, free: float) -> dict[str, object]:
@@ -103,9 +103,8 @@ def _least_gpu(name: str) -> str:
     return next((f"{gpu} ({gb} GB)" for gpu, gb in USUAL_GPUS if need <= gb), "80 GB")
 
 
-def _advice(
-    device: torch.device, no_kernels: str | None, no_deltanet_kernels: str | None, models: pd.DataFrame
-) -> list[str]:
+def _advice(device: torch.device, no_mamba: str | None, plain: str | None, models: pd.DataFrame) -> list[str]:
+    """no_mamba: why there are no kernels for Mamba. plain: why some scan has none."""
     advice = [f"MODEL = {TINY[0]!r} and the other tiny models run here, offline."]
     runs = models["runs here"]
     whole = models[runs == "whole"]["model"].tolist()
@@ -119,9 +118,9 @@ def _advice(
             "There is no GPU: models of 1B and more may fit, but take minutes for each call. "
             "In Colab: Runtime, Change runtime type, T4 GPU."
         )
-    elif no_kernels:
+    elif no_mamba:
         advice.append("Mamba-1 models (Falcon-Mamba) are slow without kernels: use few prompts (n=20).")
-    if no_kernels or no_deltanet_kernels:
+    if plain:
         advice.append(
             "Without kernels an SSM layer's scan takes memory beside the weights: see the last column, "
             f"for {PROMPTS} prompts of {TOKENS} tokens. It grows with the number and length of the prompts. "

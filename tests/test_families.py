@@ -120,14 +120,14 @@ def test_the_mask_may_be_given_by_position(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "family", [family for family in ("kimi_linear", "minimax") if family in CONFIG_MAPPING]
+    "family",
+    [family for family in ("kimi_linear", "bailing_hybrid", "minimax") if family in CONFIG_MAPPING],
 )
 def test_a_model_that_would_be_seen_only_in_part_is_refused(family, tokenizer):
     """Some of its layers mix positions in a way that this package does not know."""
+    values = families.ATTENTION | {"num_key_value_heads": 4}
     with pytest.raises(ValueError, match=r"is not supported: .*; layer \d is a .* of .*self_attn \("):
-        families.build(
-            family, tokenizer, **families.ATTENTION, num_hidden_layers=4, num_experts=2, num_local_experts=2
-        )
+        families.build(family, tokenizer, **values, num_hidden_layers=4, num_experts=2, num_local_experts=2)
 
 
 @pytest.mark.skipif("qwen4_exp_text" not in CONFIG_MAPPING, reason="a transformers without Qwen4-Exp")
@@ -148,6 +148,12 @@ def test_qwen4_exp_is_one_more_hybrid_whose_n_grams_stay(ngrams, tokenizer):
         last = logits(lm, example.prompt)[-1].log_softmax(-1)
         right = [last[lm.tokenize([choice])[0][-1]].item() for choice in example.choices]
         assert found == pytest.approx(right, abs=1e-4)
+    for mixer in lm.mixers:
+        cut, head = alone(lm, mixer.layer), mixer.first
+        (same,) = [m for m in cut.mixers if m.layer == mixer.layer]
+        same.out_proj.weight.data[:, same.columns(head)] = 0
+        with ga.ablate(lm, [ga.Head(mixer.layer, head)]):
+            torch.testing.assert_close(logits(lm, PROMPT), logits(cut, PROMPT), atol=1e-4, rtol=1e-4)
     off = pytest.raises(ValueError, match="layer 1 has a convolution .*: ple.") if ngrams else nullcontext()
     with off, ga.ablate_conv(lm):
         pass
